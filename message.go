@@ -1,0 +1,103 @@
+package mlaas
+
+// The messages, in the order a run meets them. One struct is one type of
+// message; its comment says who sends it and who hears it. They carry names,
+// never payloads: the hearer reads the records. Every message may come twice,
+// late, or after a newer one; each comment says why that is harmless.
+//
+// A message is committed together with the records whose change it tells of,
+// so it is never told of something that did not happen.
+
+// The inboxes, one for each service.
+const (
+	ToContractor = "contractor"
+	ToBooster    = "booster"
+)
+
+// RunAsked goes from management to contractor: a user pressed run. Twice: the
+// run has a state by then, and the job engine knows no rule for it.
+type RunAsked struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+}
+
+// StopAsked goes from management to contractor: the run's wish is WantStop
+// now. Twice: it is stopping already.
+type StopAsked struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+}
+
+// ReplicasWanted goes from contractor to booster: start what the run's
+// allocation grants, for this epoch. Twice: Executor.Start is idempotent, and
+// an older epoch than the run's is dropped.
+type ReplicasWanted struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+	Epoch  int    `json:"epoch"`
+}
+
+// CodeReady goes from contractor to booster: the launch of this epoch is
+// written; tell the supervisors to start. Twice: a supervisor starts once.
+type CodeReady struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+	Epoch  int    `json:"epoch"`
+}
+
+// ReplicasUnwanted goes from contractor to booster: end the replicas of this
+// epoch and of every older one. Twice: they are gone already.
+type ReplicasUnwanted struct {
+	Tenant Tenant  `json:"tenant"`
+	Run    RunID   `json:"run"`
+	Epoch  int     `json:"epoch"`
+	Grace  Seconds `json:"grace"` // between the polite word and the end
+	Reason string  `json:"reason"`
+}
+
+// ReplicaChanged goes from booster to contractor: the record of this replica
+// says something new. Twice: the contractor reads all replicas each time.
+type ReplicaChanged struct {
+	Tenant  Tenant `json:"tenant"`
+	Run     RunID  `json:"run"`
+	Epoch   int    `json:"epoch"`
+	Replica string `json:"replica"`
+}
+
+// RuleFired goes from booster's informer to contractor: an action rule of the
+// job with Do restart or stop matched. Twice, or late: the epoch is older by
+// then, or the run is stopping.
+type RuleFired struct {
+	Tenant  Tenant `json:"tenant"`
+	Run     RunID  `json:"run"`
+	Epoch   int    `json:"epoch"`
+	Replica string `json:"replica"`
+	Rule    string `json:"rule"` // its name
+	Saw     string `json:"saw"`  // what matched, in a phrase
+}
+
+// CapacityChanged goes from booster to contractor: a cluster came, went or
+// changed its size. Twice: admission looks at what is there.
+type CapacityChanged struct {
+	Cluster string `json:"cluster"`
+}
+
+// To is who hears the message; Key is what must be handled in order.
+func (m RunAsked) To() string         { return ToContractor }
+func (m StopAsked) To() string        { return ToContractor }
+func (m ReplicasWanted) To() string   { return ToBooster }
+func (m CodeReady) To() string        { return ToBooster }
+func (m ReplicasUnwanted) To() string { return ToBooster }
+func (m ReplicaChanged) To() string   { return ToContractor }
+func (m RuleFired) To() string        { return ToContractor }
+func (m CapacityChanged) To() string  { return ToContractor }
+
+// Key is what must be handled in order: a run's messages one after another.
+func (m RunAsked) Key() string         { return string(m.Run) }
+func (m StopAsked) Key() string        { return string(m.Run) }
+func (m ReplicasWanted) Key() string   { return string(m.Run) }
+func (m CodeReady) Key() string        { return string(m.Run) }
+func (m ReplicasUnwanted) Key() string { return string(m.Run) }
+func (m ReplicaChanged) Key() string   { return string(m.Run) }
+func (m RuleFired) Key() string        { return string(m.Run) }
+func (m CapacityChanged) Key() string  { return m.Cluster }

@@ -1,0 +1,296 @@
+package mlaas
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Run is the wish for one execution of a version: immutable input, so that
+// it can be done again. Management alone writes it; after it is made only
+// Wanted changes.
+type Run struct {
+	ID      RunID     `json:"id"`
+	Tenant  Tenant    `json:"-"`
+	Job     JobID     `json:"job"`
+	JobName string    `json:"jobName"`
+	Number  int       `json:"number"` // people write NAME/7
+	Version Version   `json:"version"`
+	Spec    JobSpec   `json:"spec"` // as it was when run was pressed, with the run's own parameters and roles
+	Wanted  Wanted    `json:"wanted"`
+	Why     string    `json:"why,omitempty"` // why it is to stop
+	Created time.Time `json:"created"`
+}
+
+// Wanted is what the user wants of a run.
+type Wanted string
+
+// What may be wanted of a run.
+const (
+	WantRun  Wanted = "run"
+	WantStop Wanted = "stop"
+)
+
+// State is where a run stands; package jobengine owns the moves.
+type State string
+
+// The states of a run. The last three are final.
+const (
+	Created   State = "created"
+	Queued    State = "queued"
+	Starting  State = "starting"
+	Running   State = "running"
+	Resizing  State = "resizing"
+	Stopping  State = "stopping"
+	Succeeded State = "succeeded"
+	Failed    State = "failed"
+	Stopped   State = "stopped"
+)
+
+// States lists all states in the order of a run's life.
+var States = []State{Created, Queued, Starting, Running, Resizing, Stopping, Succeeded, Failed, Stopped}
+
+// Final reports whether nothing can follow s.
+func (s State) Final() bool { return s == Succeeded || s == Failed || s == Stopped }
+
+// A RunState is what became of a Run. Contractor alone writes it.
+type RunState struct {
+	Run     RunID  `json:"run"`
+	Tenant  Tenant `json:"-"`
+	Job     JobID  `json:"job"`
+	State   State  `json:"state"`
+	Reason  string `json:"reason"`            // a sentence: why, what would end it, when it is expected
+	Verdict State  `json:"verdict,omitempty"` // while stopping: the final state that follows
+
+	// Epoch counts attempts; it is the fence: what an older epoch sends is
+	// refused where it arrives. Raised in the commit that places the run.
+	Epoch      int        `json:"epoch"`
+	Attempts   []Attempt  `json:"attempts"`
+	Allocation Allocation `json:"allocation"`
+	Restarts   Restarts   `json:"restarts"`
+
+	Queued  time.Time  `json:"queued"`
+	Started *time.Time `json:"started,omitempty"` // of the first attempt's program
+	Ended   *time.Time `json:"ended,omitempty"`
+	Next    time.Time  `json:"next,omitzero"` // when it is looked at again if nothing happens
+
+	ExitCode *int `json:"exitCode,omitempty"` // of the program: the chief's, or the first that failed
+}
+
+// An Attempt is one try of the whole set of replicas.
+type Attempt struct {
+	Epoch   int        `json:"epoch"`
+	Cluster string     `json:"cluster"`
+	Resume  Digest     `json:"resume,omitempty"` // the checkpoint that it began from
+	Step    int64      `json:"step,omitempty"`   // of that checkpoint
+	Began   time.Time  `json:"began"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	Reason  string     `json:"reason,omitempty"` // why it ended
+}
+
+// An Allocation is what a run has been given now, by role. Granted plus
+// Remainder is Requested.
+type Allocation struct {
+	Cluster   string         `json:"cluster,omitempty"`
+	Requested map[string]int `json:"requested,omitempty"`
+	Granted   map[string]int `json:"granted,omitempty"`
+	Remainder map[string]int `json:"remainder,omitempty"`
+	Total     Resources      `json:"total"` // of what is granted
+}
+
+// Restarts counts the attempts that were begun again, by whose fault it was.
+type Restarts struct {
+	User           int `json:"user"`
+	Infrastructure int `json:"infrastructure"`
+	Resize         int `json:"resize"`
+}
+
+// ReplicaStatus is where one replica stands.
+type ReplicaStatus string
+
+// The statuses of a replica. The last four are final for its attempt.
+const (
+	ReplicaWanted    ReplicaStatus = "wanted"    // asked for
+	ReplicaCreating  ReplicaStatus = "creating"  // being made
+	ReplicaPending   ReplicaStatus = "pending"   // waiting for its place, image or environment
+	ReplicaReady     ReplicaStatus = "ready"     // its supervisor waits for code
+	ReplicaRunning   ReplicaStatus = "running"   // the user's program runs
+	ReplicaStopping  ReplicaStatus = "stopping"  // asked to end
+	ReplicaSucceeded ReplicaStatus = "succeeded" // the program ended with 0
+	ReplicaFailed    ReplicaStatus = "failed"    // the program ended otherwise
+	ReplicaStopped   ReplicaStatus = "stopped"   // ended because it was asked to
+	ReplicaLost      ReplicaStatus = "lost"      // gone without a word
+)
+
+// ReplicaStatuses lists all, in the order of a replica's life.
+var ReplicaStatuses = []ReplicaStatus{
+	ReplicaWanted, ReplicaCreating, ReplicaPending, ReplicaReady, ReplicaRunning,
+	ReplicaStopping, ReplicaSucceeded, ReplicaFailed, ReplicaStopped, ReplicaLost,
+}
+
+// Final reports whether nothing can follow s in the same attempt.
+func (s ReplicaStatus) Final() bool {
+	return s == ReplicaSucceeded || s == ReplicaFailed || s == ReplicaStopped || s == ReplicaLost
+}
+
+// After reports whether s may follow old in one attempt: news that is late or
+// doubled may not.
+func (s ReplicaStatus) After(old ReplicaStatus) bool {
+	return !old.Final() && slices.Index(ReplicaStatuses, s) > slices.Index(ReplicaStatuses, old)
+}
+
+// A Fence names one incarnation of one replica: whatever carries an older one
+// is refused where it arrives.
+type Fence struct {
+	Tenant      Tenant `json:"tenant"`
+	Run         RunID  `json:"run"`
+	Epoch       int    `json:"epoch"`
+	Replica     string `json:"replica"` // "worker-0"
+	Incarnation int    `json:"incarnation"`
+}
+
+// String is a name that is safe in files, cgroups and pods.
+func (f Fence) String() string {
+	return fmt.Sprintf("%s-%d-%s-%d", f.Run, f.Epoch, f.Replica, f.Incarnation)
+}
+
+// ReplicaName is "worker-0". It stays the same from attempt to attempt.
+func ReplicaName(role string, index int) string { return role + "-" + strconv.Itoa(index) }
+
+// SplitReplica is the reverse of ReplicaName.
+func SplitReplica(name string) (role string, index int, err error) {
+	role, n, ok := strings.Cut(name, "-")
+	index, err = strconv.Atoi(n)
+	if !ok || err != nil || index < 0 || role == "" {
+		return "", 0, Invalid("replica", `a name such as "worker-0"`, name)
+	}
+	return role, index, nil
+}
+
+// A Replica is one started process of a role. Booster alone writes it; there
+// is one record for each name in a run, and it tells of the newest attempt.
+type Replica struct {
+	Fence
+	Job      JobID             `json:"job"`
+	Role     string            `json:"role"`
+	Index    int               `json:"index"`
+	Cluster  string            `json:"cluster"`
+	Node     string            `json:"node,omitempty"` // the machine
+	Status   ReplicaStatus     `json:"status"`
+	Reason   string            `json:"reason"`
+	Program  bool              `json:"program"` // whether the user's program was started
+	ExitCode *int              `json:"exitCode,omitempty"`
+	OOM      bool              `json:"oom,omitempty"`     // ended by its memory ceiling
+	Address  string            `json:"address,omitempty"` // where the other replicas reach it
+	Ports    []int             `json:"ports,omitempty"`   // that it holds for the program
+	Asked    time.Time         `json:"asked"`
+	Ready    *time.Time        `json:"ready,omitempty"`
+	Started  *time.Time        `json:"started,omitempty"`
+	Ended    *time.Time        `json:"ended,omitempty"`
+	Heard    time.Time         `json:"heard,omitzero"` // the supervisor's last word, to 30 s
+	Step     int64             `json:"step"`
+	Metrics  map[string]Number `json:"metrics,omitempty"` // the last value of each key, to 2 s; at most 256 keys
+	Usage    Usage             `json:"usage"`
+	Outputs  Digest            `json:"outputs,omitempty"` // tree of what it left in $MLAAS_OUTPUT
+	History  []Event           `json:"history"`           // of this run, all attempts, newest last, at most 200
+}
+
+// Usage is what a replica has used, as its supervisor measures it.
+type Usage struct {
+	CPUSeconds float64 `json:"cpuSeconds"`
+	Memory     Bytes   `json:"memory"` // now
+	Peak       Bytes   `json:"peak"`
+	Dropped    int64   `json:"dropped,omitempty"`   // log lines and points that its spool had no room for
+	Isolation  string  `json:"isolation,omitempty"` // what could not be enforced here
+}
+
+// An Event is one thing that happened to a replica.
+type Event struct {
+	Time     time.Time     `json:"time"`
+	Epoch    int           `json:"epoch"`
+	Status   ReplicaStatus `json:"status"`
+	Reason   string        `json:"reason"`
+	ExitCode *int          `json:"exitCode,omitempty"`
+}
+
+// A Checkpoint is resumable state, committed whole: its tree, with hashes, was
+// stored before this record was. Booster alone writes it.
+type Checkpoint struct {
+	Tenant  Tenant    `json:"-"`
+	Run     RunID     `json:"run"`
+	Epoch   int       `json:"epoch"`
+	Replica string    `json:"replica"`
+	Step    int64     `json:"step"`
+	Tree    Digest    `json:"tree"`
+	Size    Bytes     `json:"size"`
+	Best    string    `json:"best,omitempty"` // the metric by which it is kept
+	Created time.Time `json:"created"`
+}
+
+// A Launch is what the replicas of one attempt are told to do, as pure data.
+// Contractor writes it once, when all replicas are ready; booster reads it and
+// gives each supervisor its part.
+type Launch struct {
+	Tenant      Tenant              `json:"-"`
+	Run         RunID               `json:"run"`
+	Epoch       int                 `json:"epoch"`
+	Bundle      Digest              `json:"bundle"` // tree of the code
+	Environment Environment         `json:"environment"`
+	Data        []DataTree          `json:"data"`
+	Resume      Digest              `json:"resume,omitempty"` // tree of the checkpoint to begin from
+	ResumeStep  int64               `json:"resumeStep,omitempty"`
+	Replicas    map[string]*Program `json:"replicas"` // by replica name
+	Grace       Seconds             `json:"grace"`
+	Timeout     Seconds             `json:"timeout,omitempty"`
+}
+
+// A Program is the command of one replica and the variables that its place in
+// the run adds: TF_CONFIG, RANK, OMP_NUM_THREADS and the like.
+type Program struct {
+	Command   []string          `json:"command"`
+	Variables map[string]string `json:"variables"`
+}
+
+// DataTree is one input, resolved to what it is now.
+type DataTree struct {
+	Name   string `json:"name"`
+	Source string `json:"source"`
+	Tree   Digest `json:"tree,omitempty"` // datasets; others are fetched by Source
+}
+
+// A Cluster is a place to run replicas. Booster alone writes it.
+type Cluster struct {
+	Name     string    `json:"name"` // "local" is this machine
+	Kind     string    `json:"kind"`
+	Node     string    `json:"node,omitempty"`
+	Capacity Resources `json:"capacity"`
+	Up       bool      `json:"up"`
+	Reason   string    `json:"reason"` // why it is down, or what it cannot enforce
+	Limits   []string  `json:"limits"` // what is not isolated or enforced here, a sentence each
+	Heard    time.Time `json:"heard"`
+}
+
+// A Ledger is what is promised of one cluster, to whom. Contractor alone
+// writes it, in the commit that places or releases a run, so that two
+// contractors can never promise the same core.
+type Ledger struct {
+	Cluster string          `json:"cluster"`
+	Grants  map[RunID]Grant `json:"grants"`
+}
+
+// A Grant is what one run holds of a cluster.
+type Grant struct {
+	Tenant Tenant    `json:"tenant"`
+	Epoch  int       `json:"epoch"`
+	Total  Resources `json:"total"`
+}
+
+// Used is the sum of all grants.
+func (l Ledger) Used() (r Resources) {
+	for _, g := range l.Grants {
+		r = r.Plus(g.Total)
+	}
+	return r
+}

@@ -1,0 +1,137 @@
+package store
+
+import (
+	"fmt"
+
+	"mlaas.dev/mlaas"
+)
+
+// The records of the platform, and who writes each. Indexes are listed with
+// them: a reader lists by nothing else.
+
+// Jobs are written by management. ID: JobID. Index: "deleted" where deleted,
+// else "live".
+func Jobs(db Driver) Records[mlaas.Job] {
+	return Records[mlaas.Job]{DB: db, Kind: "job",
+		Key: func(j mlaas.Job) (mlaas.Tenant, string) { return j.Tenant, string(j.ID) },
+		Index: func(j mlaas.Job) []string {
+			if j.Deleted != nil {
+				return []string{"deleted"}
+			}
+			return []string{"live"}
+		}}
+}
+
+// A JobName holds a job's name, so that no other job of the team takes it.
+type JobName struct {
+	Tenant mlaas.Tenant `json:"-"`
+	Name   string       `json:"name"`
+	Job    mlaas.JobID  `json:"job"`
+}
+
+// SetTenant fills in what the key says.
+func (n *JobName) SetTenant(t mlaas.Tenant) { n.Tenant = t }
+
+// JobNames are written by management. ID: the name.
+func JobNames(db Driver) Records[JobName] {
+	return Records[JobName]{DB: db, Kind: "jobname",
+		Key: func(n JobName) (mlaas.Tenant, string) { return n.Tenant, n.Name }}
+}
+
+// Versions are written by management. ID: "JOB/00000007". Index: "bundle=JOB/DIGEST".
+func Versions(db Driver) Records[mlaas.Version] {
+	return Records[mlaas.Version]{DB: db, Kind: "version",
+		Key: func(v mlaas.Version) (mlaas.Tenant, string) { return v.Tenant, VersionKey(v.Job, v.Number) },
+		Index: func(v mlaas.Version) []string {
+			return []string{fmt.Sprintf("bundle=%s/%s", v.Job, v.Bundle)}
+		}}
+}
+
+// VersionKey is the ID of a version's record.
+func VersionKey(job mlaas.JobID, number int) string { return fmt.Sprintf("%s/%08d", job, number) }
+
+// Runs are written by management. ID: RunID. Index: "job=JOB", "number=JOB/7".
+func Runs(db Driver) Records[mlaas.Run] {
+	return Records[mlaas.Run]{DB: db, Kind: "run",
+		Key: func(r mlaas.Run) (mlaas.Tenant, string) { return r.Tenant, string(r.ID) },
+		Index: func(r mlaas.Run) []string {
+			return []string{"job=" + string(r.Job), fmt.Sprintf("number=%s/%d", r.Job, r.Number)}
+		}}
+}
+
+// RunStates are written by contractor. ID: RunID. Index: "job=JOB",
+// "state=STATE", and "live" until the state is final.
+func RunStates(db Driver) Records[mlaas.RunState] {
+	return Records[mlaas.RunState]{DB: db, Kind: "runstate",
+		Key: func(r mlaas.RunState) (mlaas.Tenant, string) { return r.Tenant, string(r.Run) },
+		Index: func(r mlaas.RunState) []string {
+			index := []string{"job=" + string(r.Job), "state=" + string(r.State)}
+			if !r.State.Final() {
+				index = append(index, "live")
+			}
+			return index
+		}}
+}
+
+// Launches are written by contractor, once for each epoch. ID: "RUN/00000001".
+func Launches(db Driver) Records[mlaas.Launch] {
+	return Records[mlaas.Launch]{DB: db, Kind: "launch",
+		Key: func(l mlaas.Launch) (mlaas.Tenant, string) { return l.Tenant, LaunchKey(l.Run, l.Epoch) }}
+}
+
+// LaunchKey is the ID of a launch's record.
+func LaunchKey(run mlaas.RunID, epoch int) string { return fmt.Sprintf("%s/%08d", run, epoch) }
+
+// Ledgers are written by contractor. ID: the cluster's name; no tenant.
+func Ledgers(db Driver) Records[mlaas.Ledger] {
+	return Records[mlaas.Ledger]{DB: db, Kind: "ledger",
+		Key: func(l mlaas.Ledger) (mlaas.Tenant, string) { return "", l.Cluster }}
+}
+
+// Replicas are written by booster. ID: "RUN/worker-0"; list them by Prefix
+// "RUN/". Index: "live" until the status is final.
+func Replicas(db Driver) Records[mlaas.Replica] {
+	return Records[mlaas.Replica]{DB: db, Kind: "replica",
+		Key: func(r mlaas.Replica) (mlaas.Tenant, string) { return r.Tenant, ReplicaKey(r.Run, r.Fence.Replica) },
+		Index: func(r mlaas.Replica) []string {
+			if r.Status.Final() {
+				return nil
+			}
+			return []string{"live"}
+		}}
+}
+
+// ReplicaKey is the ID of a replica's record.
+func ReplicaKey(run mlaas.RunID, replica string) string { return string(run) + "/" + replica }
+
+// Clusters are written by booster. ID: the name; no tenant.
+func Clusters(db Driver) Records[mlaas.Cluster] {
+	return Records[mlaas.Cluster]{DB: db, Kind: "cluster",
+		Key: func(c mlaas.Cluster) (mlaas.Tenant, string) { return "", c.Name }}
+}
+
+// Checkpoints are written by booster. ID: "RUN/EPOCH/STEP/REPLICA", with the
+// numbers padded so that the last under "RUN/" is the newest.
+func Checkpoints(db Driver) Records[mlaas.Checkpoint] {
+	return Records[mlaas.Checkpoint]{DB: db, Kind: "checkpoint",
+		Key: func(c mlaas.Checkpoint) (mlaas.Tenant, string) {
+			return c.Tenant, fmt.Sprintf("%s/%08d/%020d/%s", c.Run, c.Epoch, c.Step, c.Replica)
+		}}
+}
+
+// Datasets are written by management. ID: "NAME/00000001".
+func Datasets(db Driver) Records[mlaas.Dataset] {
+	return Records[mlaas.Dataset]{DB: db, Kind: "dataset",
+		Key: func(d mlaas.Dataset) (mlaas.Tenant, string) { return d.Tenant, DatasetKey(d.Name, d.Version) }}
+}
+
+// DatasetKey is the ID of a dataset's record.
+func DatasetKey(name string, version int) string { return fmt.Sprintf("%s/%08d", name, version) }
+
+// Locks are written by booster when a supervisor resolved one, and by
+// management when a user upgrades: both by compare-and-set. ID: the digest of
+// what was asked for.
+func Locks(db Driver) Records[mlaas.Locked] {
+	return Records[mlaas.Locked]{DB: db, Kind: "lock",
+		Key: func(l mlaas.Locked) (mlaas.Tenant, string) { return l.Tenant, string(l.Spec) }}
+}
