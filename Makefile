@@ -1,0 +1,79 @@
+# make help lists the targets. Nothing here needs more than Go, Node and Python.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CGO_ENABLED ?= 0
+GO      ?= go
+PYTHON  ?= python3
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+DIR     ?= $(CURDIR)/.mlaas
+
+.PHONY: help build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: ## bin/mlaas, one static binary
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mlaas ./cmd/mlaas
+
+demo: build ## set everything up, train MNIST on 1 parameter server and 2 workers, show it live
+	@bash examples/demo.sh
+
+up: build ## leave the platform running in the foreground, data in .mlaas
+	bin/mlaas up --dir $(DIR)
+
+down: ## end the platform of 'make up' and every replica
+	bin/mlaas down --dir $(DIR)
+
+test: check python e2e torture-short ## the whole suite
+
+check: lint unit ## lint and unit tests: before every commit
+
+lint: bin/golangci-lint ## golangci-lint, gofmt
+	bin/golangci-lint run ./...
+
+# Built by its own module, so that its dependencies are not ours.
+bin/golangci-lint: tools/go.mod
+	@mkdir -p bin
+	cd tools && $(GO) build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+unit: ## unit tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
+
+bin/pytest/.done: python/pyproject.toml
+	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q pytest && touch $@
+
+python: bin/pytest/.done ## tests of the Python package
+	cd python && ../bin/pytest/bin/python -m pytest -q -p no:cacheprovider tests
+
+e2e: build ## the scripts of e2e/, against the built binary
+	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
+
+torture-short: ## kill -9 at every commit and acknowledgement, then count what was lost
+	@mkdir -p bin
+	$(GO) build -tags failpoints -trimpath -o bin/mlaas-failpoints ./cmd/mlaas
+	$(GO) run ./e2e/torture -bin bin/mlaas-failpoints -short
+
+cross: ## the binary for linux and darwin, amd64 and arm64
+	@for os in linux darwin; do for arch in amd64 arm64; do \
+	  echo "GOOS=$$os GOARCH=$$arch"; GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/mlaas || exit 1; done; done
+
+gen: ## everything that is made from the code: OpenAPI, state picture, goldens
+	$(GO) generate ./...
+	$(GO) test ./management -run OpenAPI -update
+	$(GO) test ./contractor/... -update
+
+fuzz: ## every fuzz target for 20 s
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -rhoE '^func Fuzz[A-Za-z]+' $$p/*_test.go | sed 's/func //'); do \
+	    echo "$$p $$f"; $(GO) test $$p -run xxx -fuzz "^$$f$$" -fuzztime 20s || exit 1; done; done
+
+bench: build ## what is promised about speed, beside its limit
+	$(GO) run ./bench/all -bin bin/mlaas
+
+bench-paper: build ## the paper's figure 6.1, short
+	bin/mlaas bench paper --short
+
+clean: ## remove what make made
+	rm -rf bin dist

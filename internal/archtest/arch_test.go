@@ -1,0 +1,185 @@
+// Package archtest holds the rules of the house as tests: which room may
+// import which, what every package says of itself, and what no package does.
+// It parses the files itself, because a test that asks `go list` would be
+// answered from the test cache.
+package archtest
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "mlaas.dev/mlaas"
+
+// walls says what of ours each room may import. A room that is not listed may
+// not exist: adding one means deciding what it may know.
+var walls = []struct{ room, may, why string }{
+	{".", "", "the vocabulary stands on the standard library alone"},
+	{"internal/failpoint", "", "a point to die at knows nobody"},
+	{"python", "", "the files of the Python package, and nothing else"},
+	{"web", "", "the files of the page, and nothing else"},
+	{"store", ".", "rows and messages, not jobs"},
+	{"store/sqlitestore", ". store internal/failpoint", "a driver knows its interface"},
+	{"store/storetest", ". store", "a suite knows its interface"},
+	{"blob", ".", "bytes, not jobs"},
+	{"blob/files", ". blob internal/failpoint", "a driver knows its interface"},
+	{"blob/blobtest", ". blob", "a suite knows its interface"},
+	{"queue", ". store internal/failpoint", "messages are in the store"},
+	{"series", ". blob internal/failpoint", "lines and points, sealed into blob"},
+	{"auth", ". store", "who you are; what you may do is in management's route table"},
+	{"management", ". store queue blob series auth internal/failpoint", "services meet in records and messages, never in imports"},
+	{"contractor", ". store queue contractor/jobengine contractor/codeengine internal/failpoint", "the same"},
+	{"contractor/jobengine", ".", "pure: no I/O"},
+	{"contractor/codeengine", ".", "pure: no I/O"},
+	{"booster", ". store queue blob series auth internal/failpoint", "the same; only cmd chooses the drivers"},
+	{"booster/local", ". booster", "a driver knows its interface"},
+	{"booster/scripted", ". booster", "a driver knows its interface"},
+	{"booster/executortest", ". booster", "a suite knows its interface"},
+	{"supervisor", ". blob supervisor/environment", "it speaks to its door, not to the platform"},
+	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
+	{"client", ".", "the same calls over HTTP"},
+}
+
+// anything may import everything: commands, and programs that measure or test.
+var anything = []string{"cmd/", "bench/", "e2e", "internal/archtest"}
+
+type room struct {
+	imports map[string]string // what: a file that does
+	doc     bool
+}
+
+func house(t *testing.T) (map[string]*room, map[string]*ast.File, *token.FileSet) {
+	t.Helper()
+	rooms, files, set := map[string]*room{}, map[string]*ast.File{}, token.NewFileSet()
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "node_modules" || name == "testdata" || name == "tools" || name == "kubetest" && p == "kubetest") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		src, err := fs.ReadFile(root, p)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(set, p, src, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		files[p] = f
+		at := path.Dir(p)
+		if rooms[at] == nil {
+			rooms[at] = &room{imports: map[string]string{}}
+		}
+		rooms[at].doc = rooms[at].doc || f.Doc != nil
+		for _, im := range f.Imports {
+			rooms[at].imports[strings.Trim(im.Path.Value, `"`)] = p
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rooms, files, set
+}
+
+func free(room string) bool {
+	return slices.ContainsFunc(anything, func(p string) bool { return strings.HasPrefix(room, p) })
+}
+
+func TestWalls(t *testing.T) {
+	rooms, _, _ := house(t)
+	for name, r := range rooms {
+		if !r.doc {
+			t.Errorf("%s has no package comment", name)
+		}
+		if free(name) {
+			continue
+		}
+		i := slices.IndexFunc(walls, func(w struct{ room, may, why string }) bool { return w.room == name })
+		if i < 0 {
+			t.Errorf("%s is a room without walls: say in walls what it may import", name)
+			continue
+		}
+		for im, file := range r.imports {
+			rest, ours := strings.CutPrefix(im, module)
+			if !ours {
+				if first, _, _ := strings.Cut(im, "/"); name == "." && strings.Contains(first, ".") {
+					t.Errorf("%s imports %s: %s", file, im, walls[i].why)
+				}
+				continue
+			}
+			to := path.Clean("./" + rest)
+			if !slices.Contains(strings.Fields(walls[i].may), to) {
+				t.Errorf("%s: %s imports %s: %s", file, name, to, walls[i].why)
+			}
+		}
+	}
+}
+
+// Some words in a folder's name say that nobody decided what is in it.
+func TestNames(t *testing.T) {
+	rooms, _, _ := house(t)
+	for name := range rooms {
+		for _, part := range strings.Split(name, "/") {
+			if slices.Contains([]string{"util", "utils", "common", "types", "helpers", "helper", "misc", "pkg"}, part) {
+				t.Errorf("%s: name a room after what is in it", name)
+			}
+		}
+		if strings.Count(name, "/") > 1 {
+			t.Errorf("%s is deeper than two", name)
+		}
+	}
+}
+
+// Every exported name of the vocabulary and of the interfaces says what is
+// promised. A group of constants, variables or types may share one sentence.
+func TestDocs(t *testing.T) {
+	_, files, set := house(t)
+	for p, f := range files {
+		at := path.Dir(p)
+		if free(at) {
+			continue
+		}
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if d.Name.IsExported() && d.Doc == nil && d.Recv == nil {
+					t.Errorf("%s: %s has no comment", set.Position(d.Pos()), d.Name.Name)
+				}
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					if ts, ok := s.(*ast.TypeSpec); ok && ts.Name.IsExported() && d.Doc == nil && ts.Doc == nil && ts.Comment == nil {
+						t.Errorf("%s: %s has no comment", set.Position(ts.Pos()), ts.Name.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// State of the process is made in main and handed down: no init functions.
+func TestNoInit(t *testing.T) {
+	_, files, set := house(t)
+	for _, f := range files {
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s: no init functions", set.Position(fn.Pos()))
+			}
+		}
+	}
+}
