@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"time"
 
 	"mlaas.dev/mlaas"
 )
@@ -134,4 +135,55 @@ func DatasetKey(name string, version int) string { return fmt.Sprintf("%s/%08d",
 func Locks(db Driver) Records[mlaas.Locked] {
 	return Records[mlaas.Locked]{DB: db, Kind: "lock",
 		Key: func(l mlaas.Locked) (mlaas.Tenant, string) { return l.Tenant, string(l.Spec) }}
+}
+
+// A Secret is what a program needs and nobody may read: it is sealed before it
+// comes here. Every version is kept until the secret is removed, because a run
+// names the version that it was asked for with.
+type Secret struct {
+	Tenant  mlaas.Tenant `json:"-"`
+	Name    string       `json:"name"`
+	Version int          `json:"version"`
+	Sealed  []byte       `json:"sealed"`
+	Created time.Time    `json:"created"`
+}
+
+// SetTenant fills in what the key says.
+func (s *Secret) SetTenant(t mlaas.Tenant) { s.Tenant = t }
+
+// About is what the secret is sealed for: its name cannot be exchanged.
+func (s Secret) About() string {
+	return fmt.Sprintf("secret/%s/%s/%d", s.Tenant, s.Name, s.Version)
+}
+
+// Secrets are written by management. ID: "NAME/00000001".
+func Secrets(db Driver) Records[Secret] {
+	return Records[Secret]{DB: db, Kind: "secret",
+		Key: func(s Secret) (mlaas.Tenant, string) { return s.Tenant, SecretKey(s.Name, s.Version) }}
+}
+
+// SecretKey is the ID of a secret's record.
+func SecretKey(name string, version int) string { return fmt.Sprintf("%s/%08d", name, version) }
+
+// A Session is one browser that was let in. Its token is kept as a hash.
+type Session struct {
+	Tenant  mlaas.Tenant `json:"-"`
+	ID      string       `json:"id"`
+	Hash    string       `json:"hash"` // SHA-256 of the cookie's value, in hex
+	Agent   string       `json:"agent"`
+	Address string       `json:"address"`
+	Created time.Time    `json:"created"`
+	Expires time.Time    `json:"expires"`
+	Revoked *time.Time   `json:"revoked,omitempty"`
+}
+
+// SetTenant fills in what the key says.
+func (s *Session) SetTenant(t mlaas.Tenant) { s.Tenant = t }
+
+// Sessions are written by management. ID: the session's own. Index:
+// "hash=HASH".
+func Sessions(db Driver) Records[Session] {
+	return Records[Session]{DB: db, Kind: "session",
+		Key:   func(s Session) (mlaas.Tenant, string) { return s.Tenant, s.ID },
+		Index: func(s Session) []string { return []string{"hash=" + s.Hash} }}
 }
