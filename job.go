@@ -56,8 +56,9 @@ type Environment struct {
 
 // A SecretUse puts a secret into the user's process as an environment variable.
 type SecretUse struct {
-	Secret   string `json:"secret"`   // its name
-	Variable string `json:"variable"` // where the program finds it
+	Secret   string `json:"secret"`            // its name
+	Variable string `json:"variable"`          // where the program finds it
+	Version  int    `json:"version,omitempty"` // empty in a job: the newest, which its run then names
 }
 
 // The roles of a replica.
