@@ -1,6 +1,7 @@
 package mlaas
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -520,4 +521,16 @@ type Locked struct {
 	Lock      Digest    `json:"lock"`
 	Previous  []Digest  `json:"previous,omitempty"` // newest last; to go back to
 	Created   time.Time `json:"created"`
+}
+
+// Spec names what e asks for: its framework, Python and packages, whatever
+// their order. Equal specs share a [Locked].
+func (e *Environment) Spec() Digest {
+	packages := make([]string, 0, len(e.Packages))
+	for _, p := range e.Packages {
+		packages = append(packages, strings.TrimSpace(p))
+	}
+	slices.Sort(packages)
+	text, _ := json.Marshal([]any{e.Framework, e.Python, slices.Compact(packages)}) // strings: cannot fail
+	return Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(text)))
 }
