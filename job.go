@@ -411,6 +411,12 @@ func (r *Role) check(name string) error {
 	case name != Worker && c.Min != c.Max:
 		return Invalid("replicas", "one number: only workers may be a range", fmt.Sprintf("%d-%d", c.Min, c.Max))
 	}
+	if r.CPU != nil && *r.CPU <= 0 {
+		return Invalid("cpu", `cores such as 0.3 or thousandths such as "300m", more than 0`, r.CPU.String())
+	}
+	if r.Memory != nil && *r.Memory <= 0 {
+		return Invalid("memory", `bytes such as "256Mi", "1.5Gi" or 2000000000, more than 0`, r.Memory.String())
+	}
 	if r.GPU.Count < 0 || r.GPU.Count > 1024 {
 		return Invalid("gpu", "0 to 1024", r.GPU.Count)
 	}

@@ -143,15 +143,26 @@ func (c MilliCPU) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()
 // MarshalJSON writes the text form, which [ParseBytes] reads back.
 func (b Bytes) MarshalJSON() ([]byte, error) { return json.Marshal(b.String()) }
 
-// UnmarshalJSON reads "300m", "0.3" or 0.3.
+// UnmarshalJSON reads "300m", "0.3" or 0.3, and the 0 of a record that uses
+// nothing; a role that asks for nothing is refused by [JobSpec.Check].
 func (c *MilliCPU) UnmarshalJSON(data []byte) (err error) {
-	*c, err = ParseCPU(unquote(data))
+	text := unquote(data)
+	if text == "0" {
+		*c = 0
+		return nil
+	}
+	*c, err = ParseCPU(text)
 	return err
 }
 
-// UnmarshalJSON reads "256Mi", "1.5Gi" or a number of bytes.
+// UnmarshalJSON reads "256Mi", "1.5Gi" or a number of bytes, also 0.
 func (b *Bytes) UnmarshalJSON(data []byte) (err error) {
-	*b, err = ParseBytes(unquote(data))
+	text := unquote(data)
+	if text == "0" {
+		*b = 0
+		return nil
+	}
+	*b, err = ParseBytes(text)
 	return err
 }
 
