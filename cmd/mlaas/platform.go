@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/client"
+)
+
+// version is what the linker or the module says this program is.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	var revision, changed string
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case "vcs.modified":
+			if s.Value == "true" {
+				changed = "+changes"
+			}
+		}
+	}
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	return strings.TrimSpace(v + " " + revision + changed)
+}
+
+func (c *cli) versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Say which mlaas this is", Args: cobra.NoArgs, Example: "  mlaas version",
+		RunE: func(*cobra.Command, []string) error {
+			v := map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			return c.show(v, []string{v["version"]}, func() string {
+				return fmt.Sprintf("mlaas %s (%s, %s)\n", v["version"], v["go"], v["platform"])
+			})
+		}}
+}
+
+func (c *cli) completionCommand() *cobra.Command {
+	return &cobra.Command{Use: "completion bash|zsh|fish|powershell", Short: "Write a completion script for a shell",
+		Args: cobra.MatchAll(one("the name of a shell", "mlaas completion bash"), cobra.OnlyValidArgs), ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
+		Example: "  source <(mlaas completion bash)\n  mlaas completion fish > ~/.config/fish/completions/mlaas.fish",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch root := cmd.Root(); args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(c.Out, true)
+			case "zsh":
+				return root.GenZshCompletion(c.Out)
+			case "fish":
+				return root.GenFishCompletion(c.Out, true)
+			default:
+				return root.GenPowerShellCompletionWithDesc(c.Out)
+			}
+		}}
+}
+
+func (c *cli) statusCommand() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Say how the platform is: what runs, what is full, what is not enforced", Args: cobra.NoArgs,
+		Example: "  mlaas status\n  mlaas status -o json",
+		RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
+			s, err := cl.Status(ctx)
+			if err != nil {
+				return err
+			}
+			return c.show(s, []string{cl.URL}, func() string { return outline(s, "") })
+		})}
+}
+
+// outline prints nested data as indented lines.
+func outline(m map[string]any, indent string) string {
+	var b strings.Builder
+	for _, k := range sortedKeys(m) {
+		switch v := m[k].(type) {
+		case map[string]any:
+			if len(v) > 0 {
+				fmt.Fprintf(&b, "%s%s\n%s", indent, k, outline(v, indent+"  "))
+			}
+		case []any:
+			for _, item := range v {
+				if inner, ok := item.(map[string]any); ok {
+					fmt.Fprintf(&b, "%s%s\n%s", indent, k, outline(inner, indent+"  "))
+				} else {
+					fmt.Fprintf(&b, "%s%-*s %v\n", indent, 16-len(indent), k, item)
+				}
+			}
+		case nil:
+		default:
+			fmt.Fprintf(&b, "%s%-*s %v\n", indent, 16-len(indent), k, v)
+		}
+	}
+	return b.String()
+}
+
+func (c *cli) gcCommand() *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{Use: "gc", Short: "Free what is no longer needed: old logs, blobs, environments", Args: cobra.NoArgs,
+		Example: "  mlaas gc --dry-run\n  mlaas gc",
+		RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
+			freed, err := cl.GC(ctx, dry)
+			if err != nil {
+				return err
+			}
+			return c.show(freed, nil, func() string { return outline(freed, "") })
+		})}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be freed")
+	return cmd
+}
+
+func (c *cli) apiCommand() *cobra.Command {
+	var data string
+	var headers []string
+	cmd := &cobra.Command{Use: "api METHOD PATH", Short: "Call the REST API as it is", Args: cobra.ExactArgs(2),
+		Example: `  mlaas api GET /api/job
+  mlaas api POST /api/job -d '{"name": "mnist"}'
+  mlaas api PUT /api/blob/sha256:... -d @file`,
+		RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
+			at, err := url.Parse(args[1])
+			if err != nil || !strings.HasPrefix(at.Path, "/") {
+				return tell{What: fmt.Sprintf("%q is no path", args[1]), Fix: "begin with a slash:   mlaas api GET /api/job", Kind: mlaas.ErrSyntax}
+			}
+			r := client.Request{Method: strings.ToUpper(args[0]), Path: at.EscapedPath(), Query: at.Query(), Accept: "*/*"}
+			switch {
+			case data == "-":
+				r.Open = func() (io.ReadCloser, error) { return io.NopCloser(c.In), nil }
+			case strings.HasPrefix(data, "@"):
+				r.Open = func() (io.ReadCloser, error) { return os.Open(data[1:]) }
+			case data != "":
+				r.Size = int64(len(data))
+				r.Open = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(data)), nil }
+			}
+			r.Type = "application/json"
+			for _, h := range headers {
+				k, v, _ := strings.Cut(h, ":")
+				switch v = strings.TrimSpace(v); http.CanonicalHeaderKey(strings.TrimSpace(k)) {
+				case "Content-Type":
+					r.Type = v
+				case "Accept":
+					r.Accept = v
+				case "Idempotency-Key":
+					r.Key = v
+				case "If-Match":
+					if _, err := fmt.Sscanf(strings.Trim(v, `"W/`), "%d", &r.Revision); err != nil {
+						return tell{What: fmt.Sprintf("If-Match is %q, want a revision", v), Fix: "-H 'If-Match: 3'", Kind: mlaas.ErrSyntax}
+					}
+				default:
+					return tell{What: fmt.Sprintf("header %q is not one that can be set", k), Fix: "set Content-Type, Accept, Idempotency-Key or If-Match", Kind: mlaas.ErrSyntax}
+				}
+			}
+			resp, err := cl.Send(ctx, r)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			_, err = io.Copy(c.Out, resp.Body)
+			return err
+		})}
+	cmd.Flags().StringVarP(&data, "data", "d", "", "the body: a text, @FILE, or - for standard input")
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "Content-Type, Accept, Idempotency-Key or If-Match; may be repeated")
+	return cmd
+}
+
+// A finding is one line of mlaas doctor.
+type finding struct {
+	What string `json:"what"`
+	OK   bool   `json:"ok"`
+	Says string `json:"says"`
+	Fix  string `json:"fix,omitempty"`
+}
+
+func (c *cli) doctorCommand() *cobra.Command {
+	return &cobra.Command{Use: "doctor", Short: "Look for what could be wrong on this machine", Args: cobra.NoArgs,
+		Example: "  mlaas doctor",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			found := c.examine(cmd.Context())
+			bad := 0
+			t := table{Head: []string{"", "WHAT", "SAYS"}}
+			for _, f := range found {
+				mark := "✓"
+				if !f.OK {
+					bad, mark = bad+1, "✗"
+				}
+				t.row(mark, f.What, join("   fix: ", f.Says, f.Fix))
+			}
+			if err := c.show(found, nil, t.String); err != nil {
+				return err
+			}
+			if bad > 0 {
+				return exit(exitFailed)
+			}
+			return nil
+		}}
+}
+
+func (c *cli) examine(ctx context.Context) (out []finding) {
+	add := func(what string, err error, says, fix string) {
+		f := finding{What: what, OK: err == nil, Says: says}
+		if err != nil {
+			f.Says, f.Fix = err.Error(), fix
+		}
+		out = append(out, f)
+	}
+	text, err := exec.CommandContext(ctx, "python3", "--version").CombinedOutput()
+	if err != nil {
+		err = errors.New("there is no python3: " + err.Error())
+	}
+	add("python", err, strings.TrimSpace(string(text)), "install Python 3.8 or newer")
+	if at, err := exec.LookPath("uv"); err == nil {
+		add("uv", nil, at, "")
+	} else {
+		add("uv", nil, "not here; mlaas makes environments with what it brings", "")
+	}
+	dir, err := c.folder()
+	if err == nil {
+		_, err = os.Stat(dir)
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		add("folder", nil, dir+" is not there yet; mlaas up makes it", "")
+	case err != nil:
+		add("folder", err, "", "name another by --dir or MLAAS_DIR")
+	default:
+		var disk syscall.Statfs_t
+		err := syscall.Statfs(dir, &disk)
+		free := int64(disk.Bavail) * int64(disk.Bsize)
+		if err == nil && free < 2<<30 {
+			err = fmt.Errorf("%s has %s free, and an environment alone takes up to 2 GB", dir, size(free))
+		}
+		add("disk", err, fmt.Sprintf("%s free in %s", size(free), dir), "free space, or name another folder by --dir")
+	}
+	if os.Geteuid() == 0 {
+		add("isolation", nil, "root: replicas run under their own user, in their own namespaces, with limits where cgroups allow", "")
+	} else {
+		add("isolation", nil, "not root: replicas run as you, and limits are not enforced", "")
+	}
+	cl, err := c.connect()
+	if err != nil {
+		t, _ := explain(err)
+		add("platform", err, "", t.Fix)
+		return out
+	}
+	clusters, err := client.Collect(cl.Clusters(ctx))
+	if err != nil {
+		t, _ := explain(err)
+		add("platform", err, "", t.Fix)
+		return out
+	}
+	add("platform", nil, "answers at "+cl.URL, "")
+	for _, k := range clusters {
+		var err error
+		if !k.Up {
+			err = errors.New("down: " + k.Reason)
+		}
+		add("cluster "+k.Name, err, fmt.Sprintf("cpu %s, memory %s", k.Capacity.CPU, size(k.Capacity.Memory)), "see   mlaas cluster ls")
+		for _, l := range slices.Sorted(slices.Values(k.Limits)) {
+			add("cluster "+k.Name, nil, l, "")
+		}
+	}
+	return out
+}
