@@ -1,0 +1,403 @@
+// Package supervisor is our process inside a replica. It dials the door, waits
+// for the word to start, fetches code, data and environment by digest, runs
+// the user's program, and brings what the program writes and measures to the
+// door: spooled on disk first, so that the program never waits for the
+// platform and nothing is lost while the platform is away.
+//
+// supervisor.go is its life, talk.go the conversation with the door, spool.go
+// what is kept until the door has it, program.go the user's program, fetch.go
+// what goes in, tracker.go and checkpoint.go what comes out.
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mlaas.dev/mlaas"
+)
+
+// A Supervisor runs one replica.
+type Supervisor struct {
+	Config
+	Door Door
+	Log  *slog.Logger
+
+	// Prepare makes the environment that a program runs in. It is called at
+	// most once; say takes a sentence for the user about what goes on.
+	Prepare func(ctx context.Context, e mlaas.Environment, lock []byte, say func(string)) (*Runtime, error)
+
+	// Drain says that the program is over and its supervisor died: deliver what
+	// is in the spool, then end.
+	Drain bool
+
+	PrivateData bool // data may come from addresses that are not public
+
+	Now func() time.Time // nil: time.Now
+
+	lines  *spool[mlaas.LogLine]
+	points *spool[mlaas.Point]
+
+	wake chan struct{} // there may be something to send
+
+	mu        sync.Mutex
+	phase     mlaas.Phase
+	said      int // grows with each phase
+	final     bool
+	away      time.Time // since when there is no conversation; zero: there is one
+	dropped   int64
+	full      bool // a line says that lines are dropped
+	usage     mlaas.Usage
+	ports     []net.Listener
+	numbers   []int
+	start     chan mlaas.Start
+	stop      chan mlaas.Stop // the first word is kept
+	stopping  bool
+	announced chan struct{} // closed when the final phase was said in a conversation
+	leave     chan struct{} // closed when there is nothing left to say
+	left      chan struct{} // closed when the conversation is over for good
+	keeping   *keeper
+	program   *program
+}
+
+// A Runtime is a prepared environment.
+type Runtime struct {
+	Python    string            // absolute path of the interpreter; empty: there is none
+	Variables map[string]string // of the program
+	Lock      *mlaas.Locked     // set where the environment was resolved just now
+	LockText  []byte
+	ReadOnly  []string // folders that the program must see
+}
+
+// errStopped ends what is under way because the platform said stop.
+var errStopped = errors.New("stopped")
+
+// Run is the life of the supervisor: it returns when the program has ended,
+// the door has everything and the platform said stop, or when ctx ends. It is
+// ErrClaimed where the replica had its supervisor before.
+func (s *Supervisor) Run(ctx context.Context) error {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if !s.Drain {
+		lock, err := claim(s.Folder)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	} else {
+		lock, err := waitLock(ctx, filepath.Join(s.Folder, "lock"))
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	}
+	if err := s.open(); err != nil {
+		return err
+	}
+	defer s.lines.close()
+	defer s.points.close()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g, life := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.converse(life) })
+	g.Go(func() error { return s.keeping.run(life) })
+	g.Go(func() error {
+		defer cancel(errStopped)
+		do := s.live
+		if s.Drain {
+			do = s.drain
+		}
+		if err := do(life); err != nil {
+			return err
+		}
+		s.goodbye(life)
+		return nil
+	})
+	err := g.Wait()
+	if errors.Is(err, errStopped) || errors.Is(context.Cause(ctx), errStopped) && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// goodbye ends the conversation so that the last word arrives.
+func (s *Supervisor) goodbye(ctx context.Context) {
+	close(s.leave)
+	t := time.NewTimer(3 * time.Second)
+	defer t.Stop()
+	select {
+	case <-s.left:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Supervisor) open() (err error) {
+	s.wake = make(chan struct{}, 1)
+	s.start = make(chan mlaas.Start, 1)
+	s.stop = make(chan mlaas.Stop, 1)
+	s.announced = make(chan struct{})
+	s.leave, s.left = make(chan struct{}), make(chan struct{})
+	s.away = s.Now()
+	s.usage.Isolation = sentence(s.Limits)
+	if s.lines, err = openSpool[mlaas.LogLine](s.Folder, mlaas.LogStream, int64(s.Spool)); err != nil {
+		return err
+	}
+	if s.points, err = openSpool[mlaas.Point](s.Folder, mlaas.MetricStream, int64(s.Spool)); err != nil {
+		return err
+	}
+	if s.keeping, err = openKeeper(s); err != nil {
+		return err
+	}
+	if s.Drain {
+		return s.remember()
+	}
+	for range 2 {
+		l, err := net.Listen("tcp", net.JoinHostPort(s.Address, "0"))
+		if err != nil {
+			return fmt.Errorf("no free port at %s: %w", s.Address, err)
+		}
+		s.ports = append(s.ports, l)
+		s.numbers = append(s.numbers, l.Addr().(*net.TCPAddr).Port)
+	}
+	s.phase = mlaas.Phase{Status: mlaas.ReplicaReady, Reason: "waiting for its code", At: s.Now().UTC()}
+	return nil
+}
+
+// remember finds out how the program of a dead supervisor ended.
+func (s *Supervisor) remember() error {
+	s.phase = mlaas.Phase{Status: mlaas.ReplicaRunning, Program: true, Reason: "its supervisor is gone; what it wrote is being delivered", At: s.Now().UTC()}
+	data, err := os.ReadFile(filepath.Join(s.Folder, CompletionFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &s.phase)
+	}
+	s.final = err == nil
+	return err
+}
+
+// drain waits until the door has everything.
+func (s *Supervisor) drain(ctx context.Context) error {
+	if s.final {
+		select {
+		case <-s.announced:
+		case <-s.stop:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		return nil
+	}
+	for {
+		changed := s.keeping.changed()
+		if s.delivered() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-s.stop:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// live is the life of a replica: wait for the word, run the program, deliver,
+// wait for the end.
+func (s *Supervisor) live(ctx context.Context) error {
+	work, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var stop *mlaas.Stop
+	heard := make(chan struct{}) // closed once stop is set
+	quiet := make(chan struct{})
+	go func() {
+		defer close(heard)
+		select {
+		case st := <-s.stop:
+			stop = &st
+		case <-quiet:
+			stop = &mlaas.Stop{Grace: 60, Reason: fmt.Sprintf("it heard nothing from the platform for %s", s.Quiet.Duration())}
+		case <-work.Done():
+			return
+		}
+		s.mu.Lock()
+		s.stopping = true
+		s.mu.Unlock()
+		cancel(errStopped)
+	}()
+	go s.listen(ctx, quiet)
+
+	done := s.play(ctx, work, heard, func() *mlaas.Stop { return stop })
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	s.end(done)
+	select { // the platform must know how it ended, and say that we may go
+	case <-s.announced:
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-heard:
+	case <-quiet:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// play waits for Start and runs the program; it returns how it ended. ctx ends
+// at the first word of a stop, life with the supervisor.
+func (s *Supervisor) play(life, ctx context.Context, heard <-chan struct{}, why func() *mlaas.Stop) mlaas.Phase {
+	stopped := func() mlaas.Phase {
+		<-heard
+		reason := "stopped before its program began"
+		if w := why(); w != nil && w.Reason != "" {
+			reason += ": " + w.Reason
+		}
+		return mlaas.Phase{Status: mlaas.ReplicaStopped, Reason: reason}
+	}
+	var start mlaas.Start
+	select {
+	case start = <-s.start:
+	case <-ctx.Done():
+		return stopped()
+	}
+	p, lock, err := s.ready(ctx, start)
+	switch {
+	case errors.Is(context.Cause(ctx), errStopped):
+		return stopped()
+	case err != nil:
+		return mlaas.Phase{Status: mlaas.ReplicaFailed, Reason: err.Error(), Lock: lock}
+	}
+	done := p.run(life, heard, why)
+	done.Lock = lock
+	return done
+}
+
+// end writes down how the program ended, so that the outcome outlives us, and
+// tells the door.
+func (s *Supervisor) end(p mlaas.Phase) {
+	p.At = s.Now().UTC()
+	p.Usage = s.measure()
+	if err := WriteFile(filepath.Join(s.Folder, CompletionFile), p); err != nil {
+		s.Log.Warn("how the program ended could not be written down", "error", err)
+	}
+	s.mu.Lock()
+	s.phase, s.final = p, true
+	s.said++
+	s.mu.Unlock()
+	s.poke()
+}
+
+// say tells the door where we stand before the program runs.
+func (s *Supervisor) say(reason string) {
+	s.setPhase(func(p *mlaas.Phase) { p.Status, p.Reason = mlaas.ReplicaPending, reason })
+}
+
+func (s *Supervisor) setPhase(change func(*mlaas.Phase)) {
+	s.mu.Lock()
+	change(&s.phase)
+	s.phase.At = s.Now().UTC()
+	s.said++
+	s.mu.Unlock()
+	s.poke()
+}
+
+// poke wakes whoever sends.
+func (s *Supervisor) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// delivered reports whether the door has everything that it shall have.
+func (s *Supervisor) delivered() bool {
+	return s.lines.delivered() && s.points.delivered() && s.keeping.delivered()
+}
+
+// listen closes quiet when there was no door for too long.
+func (s *Supervisor) listen(ctx context.Context, quiet chan<- struct{}) {
+	limit := s.Quiet.Duration()
+	for {
+		s.mu.Lock()
+		left := limit
+		if !s.away.IsZero() {
+			left = limit - s.Now().Sub(s.away)
+		}
+		s.mu.Unlock()
+		if left <= 0 {
+			close(quiet)
+			return
+		}
+		if pause(ctx, left) != nil {
+			return
+		}
+	}
+}
+
+// log adds lines to the spool. What finds no room is counted, and a line of
+// the platform says so: the program is never held up.
+func (s *Supervisor) log(lines ...mlaas.LogLine) {
+	err := s.lines.append(lines)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+		s.dropped += int64(len(lines))
+		if !s.full {
+			s.full = s.lines.insist(s.words("lines are dropped until there is room: "+err.Error())) == nil
+		}
+	case s.full:
+		s.full = false
+		s.lines.insist(s.words(fmt.Sprintf("%d lines and points have been dropped so far; there is room again", s.dropped)))
+	}
+	s.poke()
+}
+
+// tell adds a line of our own to the program's log.
+func (s *Supervisor) tell(text string) { s.log(s.words(text)) }
+
+func (s *Supervisor) words(text string) mlaas.LogLine {
+	return mlaas.LogLine{Time: s.Now().UTC(), Stream: "platform", Text: text}
+}
+
+// measured adds points to the spool.
+func (s *Supervisor) measured(points []mlaas.Point, lost int64) {
+	if err := s.points.append(points); err != nil {
+		lost += int64(len(points))
+	}
+	if lost > 0 {
+		s.mu.Lock()
+		s.dropped += lost
+		s.mu.Unlock()
+	}
+	s.poke()
+}
+
+func sentence(all []string) (out string) {
+	for i, s := range all {
+		if i > 0 {
+			out += " "
+		}
+		out += s
+	}
+	return out
+}
