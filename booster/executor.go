@@ -13,7 +13,8 @@ import (
 // concurrent use. Drivers pass executortest.
 //
 // A replica's life: Start once; Watch reports creating, pending, and that its
-// supervisor runs or why it cannot; Stop at any time ends in gone.
+// supervisor runs or why it cannot; Stop at any time ends in gone. One whose
+// supervisor ended by itself is there, with how it ended, until Stop.
 type Executor interface {
 	// Start asks for a replica and returns once it will be found by Watch even
 	// if this process dies. A second Start with the same fence does nothing,
