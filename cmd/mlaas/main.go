@@ -53,12 +53,12 @@ type cli struct {
 func (c *cli) Main(ctx context.Context, args []string) int {
 	root := c.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	if !c.begun {
-		err = misused(err)
+		err = misused(cmd, err)
 	}
 	return c.fail(ctx, err)
 }
@@ -117,7 +117,20 @@ shows what each of them says as it says it, and keeps what they made.`,
 		c.apiCommand(), c.versionCommand(), c.completionCommand())
 	root.AddCommand(exitCodes())
 	root.SetHelpCommandGroupID("platform")
+	groups(root)
 	return root
+}
+
+// groups makes each command that only holds others show its help, and refuse
+// a word that is none of them.
+func groups(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		groups(sub)
+	}
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args = cobra.NoArgs
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 }
 
 // helpTemplate opens with examples: most of us read those alone.
@@ -126,10 +139,11 @@ const helpTemplate = `{{if .Example}}Examples:
 
 {{end}}{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
-{{end}}Usage:
-  {{if .Runnable}}{{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}{{if .Runnable}}
-  {{end}}{{.CommandPath}} COMMAND{{end}}
-{{if gt (len .Aliases) 0}}
+{{end}}{{if .HasAvailableSubCommands}}Usage:
+  {{.CommandPath}} COMMAND
+{{else if .Runnable}}Usage:
+  {{.UseLine}}
+{{end}}{{if gt (len .Aliases) 0}}
 Also called:
   {{.NameAndAliases}}
 {{end}}{{if .HasAvailableSubCommands}}{{$all := .Commands}}{{if eq (len .Groups) 0}}

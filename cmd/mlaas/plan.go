@@ -328,6 +328,7 @@ func (s *specFlags) make(src *source, had *mlaas.JobSpec, args []string, env fun
 	switch {
 	case src.File != nil:
 		p.Spec, kept = clone(*src.File), src.FileName
+		p.Spec.Environment.Framework = src.File.Environment.Framework // empty: the imports say
 	case had != nil:
 		p.Spec, kept = clone(*had), asBefore
 	}
@@ -338,10 +339,10 @@ func (s *specFlags) make(src *source, had *mlaas.JobSpec, args []string, env fun
 	p.Spec.Name = name.Value
 	p.row("job", name.Value, name.Reason)
 	p.command(src, args)
-	if err := s.roles(p, kept); err != nil {
+	if err := s.environment(p, src, kept, env); err != nil {
 		return nil, err
 	}
-	if err := s.environment(p, src, kept, env); err != nil {
+	if err := s.roles(p, kept); err != nil {
 		return nil, err
 	}
 	if err := s.inputs(p, kept); err != nil {

@@ -45,16 +45,26 @@ type exit int
 
 func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
-// misused makes a usage error of what cobra found.
-func misused(err error) error {
+// misused makes a usage error of what cobra found in the words for cmd.
+func misused(cmd *cobra.Command, err error) error {
 	if _, ok := errors.AsType[tell](err); ok {
 		return err
 	}
-	what, help := err.Error(), "mlaas --help"
-	if before, after, ok := strings.Cut(what, "\n\nDid you mean this?\n\t"); ok {
-		return tell{What: before, Fix: "did you mean   mlaas " + strings.Join(strings.Fields(after), "   or   mlaas ") + " ?", Kind: mlaas.ErrSyntax}
+	t := tell{What: err.Error(), Fix: "see   " + cmd.CommandPath() + " --help", Kind: mlaas.ErrSyntax}
+	var typed, parent string
+	if n, _ := fmt.Sscanf(t.What, "unknown command %q for %q", &typed, &parent); n == 2 {
+		var names []string
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(append(names, sub.Name()), sub.Aliases...)
+			}
+		}
+		t.What = fmt.Sprintf("%s has no command %q", parent, typed)
+		if near := meant(typed, names); near != "" {
+			t.Fix = fmt.Sprintf("did you mean   %s %s ?", parent, near)
+		}
 	}
-	return tell{What: what, Fix: "see   " + help, Kind: mlaas.ErrSyntax}
+	return t
 }
 
 // fail prints what went wrong and returns the exit code.
@@ -117,7 +127,7 @@ func explain(err error) (tell, int) {
 
 // meant offers the name that is nearest to what was typed, or nothing.
 func meant(typed string, names []string) string {
-	best, least := "", max(2, len(typed)/3)+1
+	best, least := "", max(1, len(typed)/3)+1
 	for _, n := range names {
 		if d := distance(strings.ToLower(typed), strings.ToLower(n)); d < least || d < len(n) && strings.HasPrefix(n, typed) && best == "" {
 			best, least = n, d
