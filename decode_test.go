@@ -1,0 +1,73 @@
+package mlaas
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestReadJob(t *testing.T) {
+	tests := []struct{ body, field, says string }{
+		{`{"name": "a"}`, "", ""},
+		{`{"name": "a", "roles": {"worker": {"cpu": 0.3, "memory": 1610612736, "gpu": 1, "replicas": 4}}}`, "", ""},
+		{`{"name": "a", "roles": {"worker": {"cpu": "300m", "memory": "1.5Gi", "gpu": {"count": 1, "kind": "h200"}, "replicas": {"min": 1, "max": 2}}}}`, "", ""},
+		{`{"name": "a", "nmae": "b"}`, "nmae", "nmae is not a field, want name"},
+		{`{"name": "a", "execution": {"comand": []}}`, "execution.comand", "execution.comand is not a field, want command"},
+		{`{"name": "a", "zzzzzzzz": 1}`, "zzzzzzzz", "one of code, data, environment"},
+		{`{"name": 3}`, "name", "name is 3, want a text"},
+		{`{"name": "a", "roles": []}`, "roles", "roles is a list, want an object"},
+		{`{"name": "a", "roles": {"worker": {"cpu": "lots"}}}`, "roles.worker.cpu", `roles.worker.cpu is "lots", want cores such as 0.3`},
+		{`{"name": "a", "roles": {"worker": {"cpu": true}}}`, "roles.worker.cpu", "want cores"},
+		{`{"name": "a", "roles": {"worker": {"replicas": {"min": 1, "maximum": 2}}}}`, "roles.worker.replicas", "want N"},
+		{`{"name": "a", "data": [{"name": "x", "source": 7}]}`, "data[0].source", "data[0].source is 7, want a text"},
+		{`{"name": "a", "environment": {"packages": "numpy"}}`, "environment.packages", `environment.packages is "numpy", want a list`},
+		{`{"name": "a", "execution": {"priority": 1.5}}`, "execution.priority", "want a whole number"},
+		{`[]`, "body", "body is a list, want an object"},
+		{`{"roles": {}}`, "name", "want 1 to 63 of"},
+		{`{"name": "../x"}`, "name", "want 1 to 63 of"},
+	}
+	for _, tt := range tests {
+		_, err := ReadJob([]byte(tt.body))
+		f, _ := errors.AsType[*FieldError](err)
+		switch {
+		case tt.field == "":
+			if err != nil {
+				t.Errorf("%s: %v", tt.body, err)
+			}
+		case f == nil || f.Field != tt.field || !strings.Contains(err.Error(), tt.says):
+			t.Errorf("%s: %v, want one of %s that says %q", tt.body, err, tt.field, tt.says)
+		}
+	}
+}
+
+func TestDecodeSyntax(t *testing.T) {
+	for body, says := range map[string]string{
+		"":                          "it is empty",
+		"  \n":                      "it is empty",
+		`{"name": "a"`:              "line 1, column",
+		"{\n\"name\": nope}":        "line 2, column",
+		`{"name": "a"} x`:           "line 1, column",
+		"{\"name\": \"\xff\"}":      "not UTF-8",
+		strings.Repeat("[", 100000): "nested more than 64 deep",
+	} {
+		var spec JobSpec
+		err := Decode([]byte(body), &spec)
+		if !errors.Is(err, ErrSyntax) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%.40q: %v, want a syntax error that says %q", body, err, says)
+		}
+	}
+}
+
+func FuzzReadJob(f *testing.F) {
+	f.Add([]byte(`{"name": "a", "roles": {"worker": {"replicas": "1-2"}}}`))
+	f.Add([]byte(`{"data": [{"name": null}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		spec, err := ReadJob(data)
+		if err != nil && KindOf(err) == ErrInternal {
+			t.Errorf("%q: %v is nobody's fault", data, err)
+		}
+		if err == nil && spec.Name == "" {
+			t.Errorf("%q: no name", data)
+		}
+	})
+}
