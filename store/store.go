@@ -25,10 +25,11 @@ type Driver interface {
 	// the next page; that is the zero Key on the last page.
 	List(ctx context.Context, q Query) ([]Row, Key, error)
 
-	// Watch sends every row of these kinds as it stands, then one Change with
-	// Synced, then each change in the order of the commits, until ctx ends. It
-	// does not close out. Changes of one row that follow each other quickly
-	// may come as the last one only.
+	// Watch sends every row of these kinds (nil: of every kind) as it stands,
+	// then one Change with Synced, then each change in the order of the
+	// commits, until ctx ends. It does not close out. Changes of one row that
+	// follow each other quickly may come as the last one only. What changes
+	// while the rows are sent comes before Synced too, also as Deleted.
 	//
 	// With from > 0 it sends only what changed after that sequence number, and
 	// no row before Synced; it is mlaas.ErrGone if that is no longer known.
@@ -45,6 +46,14 @@ type Driver interface {
 	// MaxDeliveries times without being acknowledged is parked.
 	Next(ctx context.Context, inbox string, lease time.Duration) (Claim, error)
 
+	// Parked returns the messages that were given up, oldest first, at most
+	// 1000.
+	Parked(ctx context.Context) ([]Claim, error)
+
+	// Requeue delivers a parked message again from the beginning, or is
+	// mlaas.ErrNotFound.
+	Requeue(ctx context.Context, id int64) error
+
 	// Stats tells how the store is doing.
 	Stats(ctx context.Context) (Stats, error)
 
@@ -54,6 +63,10 @@ type Driver interface {
 
 // MaxDeliveries is how often a message is delivered before it is parked.
 const MaxDeliveries = 5
+
+// ErrNotHeld is the mlaas.ErrConflict of a claim that passed to another, so
+// that a hearer knows that handling the message again is not its business.
+var ErrNotHeld = fmt.Errorf("the message is no longer held: %w", mlaas.ErrConflict)
 
 // A Key names a record. The tenant is part of it, so that a forgotten check
 // finds nothing.
@@ -87,6 +100,7 @@ type Batch struct {
 	Ack    *Claim // the message whose handling this is
 	Retry  *Claim // give the message back instead: it is due again after Delay
 	Delay  time.Duration
+	Why    string // with Retry: what failed, to be read where the message is parked
 }
 
 // Plus is b and o in one commit.
@@ -139,6 +153,7 @@ type Claim struct {
 	ID       int64
 	Token    string // proves who holds it
 	Delivery int    // 1 for the first time
+	Why      string // what the last Retry said
 	Message  Message
 }
 
