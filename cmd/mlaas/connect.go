@@ -62,7 +62,7 @@ func (c *cli) connect() (*client.Client, error) {
 			}
 		}
 	}
-	cl := &client.Client{URL: at, Token: token, Patience: time.Second, Agent: fmt.Sprintf("mlaas/%s (%s; %s)", version(), runtime.GOOS, runtime.GOARCH)}
+	cl := &client.Client{URL: at, Token: token, Patience: time.Second, Agent: fmt.Sprintf("mlaas/%s (%s; %s)", release(), runtime.GOOS, runtime.GOARCH)}
 	if c.debug {
 		cl.Trace = func(method, url, outcome string) {
 			fmt.Fprintln(c.Err, c.paint(dim, fmt.Sprintf("%s %s: %s", method, url, outcome)))

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -233,54 +232,18 @@ func In(file string, err error) error {
 		t.What = file + ": " + t.What
 		return t
 	}
-	return tell{What: fmt.Sprintf("%s: %v", file, err), Kind: mlaas.KindOf(err)}
+	return tell{What: file + ": " + strings.TrimSuffix(err.Error(), ": "+mlaas.KindOf(err).Code), Kind: mlaas.KindOf(err)}
 }
 
-var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
-
+// parseSpec reads YAML, or JSON, which is YAML too.
 func parseSpec(text []byte) (*mlaas.JobSpec, error) {
+	raw, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return nil, tell{What: "this is no YAML: " + strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n ", ""), "yaml: "), Kind: mlaas.ErrSyntax,
+			Fix: "see   mlaas job get NAME -o yaml   for how a job looks"}
+	}
 	spec := new(mlaas.JobSpec)
-	err := yaml.UnmarshalStrict(text, spec)
-	if err == nil {
-		return spec, nil
-	}
-	if f, ok := errors.AsType[*mlaas.FieldError](err); ok {
-		return nil, tell{What: f.Error(), Kind: mlaas.ErrInvalid}
-	}
-	if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-		fields := fieldNames(reflect.TypeFor[mlaas.JobSpec](), nil)
-		t := tell{What: fmt.Sprintf("a job has no field %q", m[1]), Kind: mlaas.ErrInvalid}
-		if near := meant(m[1], fields); near != "" {
-			t.Fix = "did you mean " + near + "?"
-		} else {
-			t.Fix = "see   mlaas job get NAME -o yaml   for the fields there are"
-		}
-		return nil, t
-	}
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return nil, tell{What: fmt.Sprintf("%s is a %s, want a %s", wrong.Field, wrong.Value, wrong.Type), Kind: mlaas.ErrInvalid}
-	}
-	what := err.Error()
-	for _, noise := range []string{"error converting YAML to JSON: ", "error unmarshaling JSON: ", "while decoding JSON: ", "yaml: "} {
-		what = strings.ReplaceAll(what, noise, "")
-	}
-	return nil, tell{What: "this is no YAML that a job can be read from: " + what, Kind: mlaas.ErrSyntax,
-		Fix: "see   mlaas job get NAME -o yaml   for how a job looks"}
-}
-
-func fieldNames(t reflect.Type, names []string) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct {
-		return names
-	}
-	for f := range t.Fields() {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-			names = fieldNames(f.Type, append(names, name))
-		}
-	}
-	return names
+	return spec, mlaas.Decode(raw, spec)
 }
 
 // requirements reads the lines of a requirements.txt, and the options in it,

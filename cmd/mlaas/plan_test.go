@@ -146,12 +146,12 @@ func TestPlanRefuses(t *testing.T) {
 		{"train.py --env NOTHERE", "there is no such variable here to take", "--env NOTHERE=VALUE", mlaas.ErrInvalid},
 		{"train.py --param lr", "--param lr has no value", "--param lr=VALUE", mlaas.ErrInvalid},
 		{"train.py --data x=./nothing", "there is no file or folder ./nothing", "", mlaas.ErrNotFound},
-		{"train.py --set evaluation.metirc=acc", `a job has no field "metirc"`, "did you mean metric?", mlaas.ErrInvalid},
+		{"train.py --set evaluation.metirc=acc", "evaluation.metirc is not a field, want metric", "", mlaas.ErrInvalid},
 		{"train.py --entry x.py", "--entry is for folders", "leave --entry away", mlaas.ErrInvalid},
-		{"bad", `mlaas.yaml: a job has no field "roels"`, "did you mean roles?", mlaas.ErrInvalid},
-		{"cut", "mlaas.yaml: this is no YAML that a job can be read from: line 1", "", mlaas.ErrSyntax},
-		{"neg", `mlaas.yaml: cpu is "-1", want cores`, "", mlaas.ErrInvalid},
-		{"text", "mlaas.yaml: roles is a string, want a map", "", mlaas.ErrInvalid},
+		{"bad", "mlaas.yaml: roels is not a field, want roles", "", mlaas.ErrInvalid},
+		{"cut", "mlaas.yaml: this is no YAML: line 1", "", mlaas.ErrSyntax},
+		{"neg", `mlaas.yaml: roles.worker.cpu is "-1", want cores`, "", mlaas.ErrInvalid},
+		{"text", `mlaas.yaml: roles is "many", want an object`, "", mlaas.ErrInvalid},
 	}
 	for _, tt := range tests {
 		t.Run(tt.line, func(t *testing.T) {

@@ -21,8 +21,14 @@ import (
 	"mlaas.dev/mlaas/client"
 )
 
-// version is what the linker or the module says this program is.
-func version() string {
+// version is set by the linker; see the Makefile.
+var version string
+
+// release is what this program is: what the linker said, else the module.
+func release() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
@@ -48,7 +54,7 @@ func version() string {
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Say which mlaas this is", Args: cobra.NoArgs, Example: "  mlaas version",
 		RunE: func(*cobra.Command, []string) error {
-			v := map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			v := map[string]string{"version": release(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
 			return c.show(v, []string{v["version"]}, func() string {
 				return fmt.Sprintf("mlaas %s (%s, %s)\n", v["version"], v["go"], v["platform"])
 			})
