@@ -1,0 +1,359 @@
+// Package contractor schedules runs: it hears what was asked and what the
+// replicas do, lets the job engine decide, and tells booster.
+//
+// It keeps nothing that a restart could not read back. What a run needs next is
+// read from records each time (look.go), decided by package jobengine, and
+// committed together with the messages that it causes. Who may start is decided
+// for all waiting runs at once (admit.go). A message is only a reason to look:
+// if one is lost, the look that comes every 30 s finds the same.
+package contractor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/store"
+)
+
+// Contractor is the service. Fill in the fields, then call Run. Several may
+// run over one store: each commit checks that what it decided on still stands.
+type Contractor struct {
+	DB  store.Driver
+	Now func() time.Time // nil: time.Now
+	Log *slog.Logger     // nil: nobody listens
+}
+
+const (
+	// lookAgain is how long the records of a live run go unlooked at.
+	lookAgain = 30 * time.Second
+	// review is when a run that nothing is expected of is looked at again.
+	review = time.Hour
+	// askAgain is when a wish that had no effect yet is said once more.
+	askAgain = time.Minute
+	// readyLimit is how long a supervisor may take until it waits for code; on
+	// a cluster this includes the image.
+	readyLimit = 15 * time.Minute
+	// firstPause and longestPause are how long a run waits before it begins
+	// again; the pause doubles with each short attempt.
+	firstPause   = time.Second
+	longestPause = 5 * time.Minute
+	// shortAttempt is how long an attempt lasts at most to make the pause grow.
+	shortAttempt = 10 * time.Minute
+	// tries is how often a commit that meets another one is tried anew before
+	// it is left to the next look.
+	tries = 10
+)
+
+func (c *Contractor) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
+func (c *Contractor) log() *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// Run works until ctx ends.
+func (c *Contractor) Run(ctx context.Context) error {
+	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log()}
+	k := &keeper{c: c, next: map[key]time.Time{}, wake: make(chan struct{}, 1)}
+	queue.On(in, c.runAsked)
+	queue.On(in, c.stopAsked)
+	queue.On(in, c.replicaChanged)
+	queue.On(in, c.ruleFired)
+	queue.On(in, func(ctx context.Context, m mlaas.CapacityChanged) (store.Batch, error) {
+		select {
+		case k.wake <- struct{}{}:
+		default: // it is awake already
+		}
+		return store.Batch{}, nil
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return in.Run(ctx) })
+	g.Go(func() error { return k.run(ctx) })
+	return g.Wait()
+}
+
+func (c *Contractor) runAsked(ctx context.Context, m mlaas.RunAsked) (store.Batch, error) {
+	return c.look(ctx, m.Tenant, m.Run, nil)
+}
+
+func (c *Contractor) stopAsked(ctx context.Context, m mlaas.StopAsked) (store.Batch, error) {
+	return c.look(ctx, m.Tenant, m.Run, nil)
+}
+
+func (c *Contractor) replicaChanged(ctx context.Context, m mlaas.ReplicaChanged) (store.Batch, error) {
+	return c.look(ctx, m.Tenant, m.Run, nil)
+}
+
+// ruleFired is the one message that says more than the records do.
+func (c *Contractor) ruleFired(ctx context.Context, m mlaas.RuleFired) (store.Batch, error) {
+	return c.look(ctx, m.Tenant, m.Run, &m)
+}
+
+type key struct {
+	tenant mlaas.Tenant
+	run    mlaas.RunID
+}
+
+// A keeper looks where nobody was told to: at runs whose deadline has come, at
+// all live runs every 30 s, and at the line when anything changed that may let
+// a run in. What it remembers is only when to look.
+type keeper struct {
+	c    *Contractor
+	wake chan struct{}
+	next map[key]time.Time
+	line line
+	seen store.Key // how far the search for runs that nobody heard of has come
+}
+
+func (k *keeper) run(ctx context.Context) error {
+	changes := make(chan store.Change, 256)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return k.watch(ctx, changes) })
+	g.Go(func() error {
+		regular := time.NewTimer(0) // at once: somebody may have died before us
+		defer regular.Stop()
+		deadline := time.NewTimer(time.Hour)
+		defer deadline.Stop()
+		for {
+			deadline.Reset(k.until())
+			admit := false
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-k.wake:
+				admit = true
+			case change := <-changes:
+				admit = k.note(change)
+				for more := true; more; { // a burst is one reason to look
+					select {
+					case change = <-changes:
+						admit = k.note(change) || admit
+					default:
+						more = false
+					}
+				}
+			case <-deadline.C:
+				admit = k.due(ctx)
+			case <-regular.C:
+				if err := k.all(ctx); err != nil && ctx.Err() == nil {
+					k.c.log().Error("look at every run", "error", err)
+				}
+				regular.Reset(lookAgain)
+				admit = true
+			}
+			if !admit {
+				continue
+			}
+			if err := k.c.admit(ctx, &k.line); err != nil && ctx.Err() == nil {
+				k.c.log().Error("admit runs", "error", err)
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// watch tells of every record that admission depends on, from the beginning
+// each time the store loses the thread.
+func (k *keeper) watch(ctx context.Context, changes chan<- store.Change) error {
+	for {
+		err := k.c.DB.Watch(ctx, 0, []string{"runstate", "ledger", "cluster"}, changes)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		k.c.log().Error("watch the records", "error", err)
+		pause := time.NewTimer(firstPause)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		case <-pause.C:
+		}
+	}
+}
+
+// note remembers when a run is to be looked at, and reports whether the change
+// may let a waiting run in.
+func (k *keeper) note(change store.Change) (admit bool) {
+	row := change.Row
+	if change.Synced {
+		return true
+	}
+	if row.Key.Kind != "runstate" {
+		return true
+	}
+	at := key{row.Key.Tenant, mlaas.RunID(row.Key.ID)}
+	if change.Deleted || !slices.Contains(row.Index, "live") {
+		delete(k.next, at)
+		return false // what it held is in a ledger, whose change is told apart
+	}
+	state, err := store.RunStates(k.c.DB).Decode(row)
+	if err != nil {
+		k.c.log().Error("read the state of a run", "run", at.run, "error", err)
+		return false
+	}
+	k.next[at] = state.Next
+	return state.State == mlaas.Queued
+}
+
+// until is how long nothing is due.
+func (k *keeper) until() time.Duration {
+	wait := review
+	now := k.c.now()
+	for _, t := range k.next {
+		if !t.IsZero() {
+			wait = min(wait, t.Sub(now))
+		}
+	}
+	return max(wait, 0)
+}
+
+// due looks at the runs whose deadline has come. A run is forgotten until its
+// record changes: one that a look does not move on is left to the regular look.
+func (k *keeper) due(ctx context.Context) (admit bool) {
+	now := k.c.now()
+	for at, t := range k.next {
+		if t.IsZero() || t.After(now) {
+			continue
+		}
+		delete(k.next, at)
+		admit = true // the pause of a waiting run may be what is over
+		if err := k.c.settle(ctx, at.tenant, at.run); err != nil && ctx.Err() == nil {
+			k.c.log().Error("look at a run", "run", at.run, "error", err)
+		}
+	}
+	return admit
+}
+
+// scrub is at how many runs a regular look checks that somebody heard of them.
+const scrub = 200
+
+// all looks at every live run, at runs that nobody seems to have heard of, and
+// at what is held or alive without a right to be.
+func (k *keeper) all(ctx context.Context) error {
+	states := store.RunStates(k.c.DB)
+	live, err := states.All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, s := range live {
+		k.next[key{s.Value.Tenant, s.Value.Run}] = s.Value.Next
+		failed = errors.Join(failed, k.c.settle(ctx, s.Value.Tenant, s.Value.Run))
+	}
+	runs, next, err := store.Runs(k.c.DB).List(ctx, store.Query{Reverse: true, After: k.seen, Limit: scrub})
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	k.seen = next // zero on the last page: begin again
+	for _, r := range runs {
+		_, _, err := states.Get(ctx, r.Value.Tenant, string(r.Value.ID))
+		if errors.Is(err, mlaas.ErrNotFound) {
+			err = k.c.settle(ctx, r.Value.Tenant, r.Value.ID)
+		}
+		failed = errors.Join(failed, err)
+	}
+	return errors.Join(failed, k.c.tidy(ctx))
+}
+
+// settle looks at a run and commits what follows.
+func (c *Contractor) settle(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) error {
+	return c.commit(ctx, func() (store.Batch, error) { return c.look(ctx, tenant, run, nil) })
+}
+
+// commit commits what decide says, deciding anew whenever another commit came
+// between.
+func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, error)) error {
+	for try := 1; ; try++ {
+		b, err := decide()
+		if err != nil || b.Empty() {
+			return err
+		}
+		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
+			return err
+		}
+	}
+}
+
+// tidy ends what has no right to be: replicas of a run that is over or in a
+// later attempt, and what a ledger still holds for such a run. Both are
+// mistakes of a moment between two commits, and both heal here.
+func (c *Contractor) tidy(ctx context.Context) error {
+	var failed error
+	replicas, err := store.Replicas(c.DB).All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return err
+	}
+	var b store.Batch
+	type attempt struct {
+		key
+		epoch int
+	}
+	told := map[attempt]bool{}
+	for _, r := range replicas {
+		at := attempt{key{r.Value.Tenant, r.Value.Run}, r.Value.Epoch}
+		if told[at] {
+			continue
+		}
+		told[at] = true
+		s, _, err := store.RunStates(c.DB).Get(ctx, at.tenant, string(at.run))
+		switch {
+		case errors.Is(err, mlaas.ErrNotFound): // its run was removed
+		case err != nil:
+			failed = errors.Join(failed, err)
+			continue
+		case !s.State.Final() && r.Value.Epoch >= s.Epoch:
+			continue
+		}
+		b.Tell = append(b.Tell, queue.Tell(mlaas.ReplicasUnwanted{Tenant: at.tenant, Run: at.run, Epoch: at.epoch, Reason: "the attempt is over"}))
+	}
+	if !b.Empty() {
+		failed = errors.Join(failed, c.DB.Commit(ctx, b))
+	}
+	ledgers, err := store.Ledgers(c.DB).All(ctx, store.Query{})
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	for _, l := range ledgers {
+		var b store.Batch
+		for run, g := range l.Value.Grants {
+			s, rev, err := store.RunStates(c.DB).Get(ctx, g.Tenant, string(run))
+			gone := errors.Is(err, mlaas.ErrNotFound)
+			if err != nil && !gone {
+				return errors.Join(failed, err)
+			}
+			if gone || s.State.Final() || s.Epoch > g.Epoch {
+				delete(l.Value.Grants, run)
+				b.Check = append(b.Check, store.RunStates(c.DB).At(g.Tenant, string(run), rev))
+				c.log().Warn("a grant outlived its attempt", "run", run, "cluster", l.Value.Cluster)
+			}
+		}
+		if len(b.Check) == 0 {
+			continue
+		}
+		b.Put = append(b.Put, store.Ledgers(c.DB).Put(l.Value, l.Rev))
+		if err := c.DB.Commit(ctx, b); err != nil && !errors.Is(err, mlaas.ErrConflict) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// moved logs a step of a run.
+func (c *Contractor) moved(run mlaas.Run, r jobengine.Rule, why string) {
+	c.log().Info("run", "id", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
+}

@@ -1,0 +1,630 @@
+package contractor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/contractor/codeengine"
+	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/store"
+)
+
+// A look is what the records say about one run at one moment, and the batch
+// that follows from it.
+type look struct {
+	c        *Contractor
+	now      time.Time
+	run      mlaas.Run
+	state    mlaas.RunState
+	rev      int64
+	changed  bool
+	replicas map[string]store.Found[mlaas.Replica] // by name, of any attempt
+	batch    store.Batch
+}
+
+// look reads what there is of a run, lets the job engine decide as long as it
+// knows a rule, and returns what is to be committed. A run that was removed
+// needs nothing.
+func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, fired *mlaas.RuleFired) (store.Batch, error) {
+	l := &look{c: c, now: c.now(), replicas: map[string]store.Found[mlaas.Replica]{}}
+	var err error
+	if l.run, _, err = store.Runs(c.DB).Get(ctx, tenant, string(id)); err != nil {
+		if errors.Is(err, mlaas.ErrNotFound) {
+			return store.Batch{}, nil
+		}
+		return store.Batch{}, err
+	}
+	l.state, l.rev, err = store.RunStates(c.DB).Get(ctx, tenant, string(id))
+	switch {
+	case errors.Is(err, mlaas.ErrNotFound):
+		l.state = mlaas.RunState{Run: id, Tenant: tenant, Job: l.run.Job, State: mlaas.Created, Queued: l.now, Attempts: []mlaas.Attempt{}}
+	case err != nil:
+		return store.Batch{}, err
+	case l.state.State.Final():
+		return store.Batch{}, nil
+	}
+	if l.state.Epoch > 0 {
+		found, err := store.Replicas(c.DB).All(ctx, store.Query{Tenant: tenant, Prefix: string(id) + "/"})
+		if err != nil {
+			return store.Batch{}, err
+		}
+		for _, r := range found {
+			l.replicas[r.Value.Fence.Replica] = r
+		}
+	}
+	for {
+		s, err := l.see(ctx, fired)
+		if err != nil {
+			return store.Batch{}, err
+		}
+		rule, ok := jobengine.Next(l.state.State, s.event)
+		if !ok {
+			break
+		}
+		if err := l.do(ctx, rule, s); err != nil {
+			return store.Batch{}, err
+		}
+		fired = nil
+	}
+	l.progress()
+	if l.changed {
+		l.batch.Put = append(l.batch.Put, store.RunStates(c.DB).Put(l.state, l.rev))
+	}
+	return l.batch, nil
+}
+
+// A sight is what a look saw: an event, and what is to be said of it.
+type sight struct {
+	event  jobengine.Event
+	why    string
+	exit   *int
+	launch *mlaas.Launch // with ReplicasReady
+	checks []store.Row   // that what was seen still stands at the commit
+}
+
+// see says what is true of the run now. Where several things are, the first
+// here wins: that the workers are done stands against everything that comes
+// after, so that a run whose program has ended well is never run again.
+func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
+	st := &l.state
+	switch st.State {
+	case mlaas.Created:
+		if l.run.Wanted == mlaas.WantStop {
+			return sight{event: jobengine.StopAsked, why: l.stopped()}, nil
+		}
+		if err := codeengine.Check(l.run); err != nil {
+			return sight{event: jobengine.StartRefused, why: sentence(err)}, nil
+		}
+		return sight{event: jobengine.RunAsked}, nil
+	case mlaas.Starting, mlaas.Running, mlaas.Resizing:
+		if s, done := l.done(); done {
+			return s, nil
+		}
+	}
+	if l.run.Wanted == mlaas.WantStop && st.State != mlaas.Stopping && !st.State.Final() {
+		return sight{event: jobengine.StopAsked, why: l.stopped()}, nil
+	}
+	switch st.State {
+	case mlaas.Queued:
+		if st.Allocation.Cluster == "" {
+			return sight{}, nil // admission looks after it
+		}
+		gone, checks, err := l.gone(ctx)
+		if gone || err != nil {
+			return sight{event: jobengine.ReplicasGone, checks: checks}, err
+		}
+	case mlaas.Stopping:
+		gone, checks, err := l.gone(ctx)
+		if gone || err != nil {
+			return sight{event: jobengine.Gone(st.Verdict), checks: checks}, err
+		}
+	case mlaas.Starting, mlaas.Running:
+		if s, ok := l.fault(); ok {
+			return s, nil
+		}
+		if s, ok := l.rule(fired); ok {
+			return s, nil
+		}
+		if s, ok, err := l.start(ctx); ok || err != nil {
+			return s, err
+		}
+	case mlaas.Resizing:
+		gone, checks, err := l.gone(ctx)
+		if gone || err != nil {
+			return sight{event: jobengine.ReplicasGone, checks: checks}, err
+		}
+		if s, ok := l.rule(fired); ok {
+			return s, nil
+		}
+	default:
+		return sight{}, nil
+	}
+	if !st.Next.IsZero() && !st.Next.After(l.now) {
+		return sight{event: jobengine.Overdue}, nil
+	}
+	return sight{}, nil
+}
+
+// names are the replicas that the run was granted, in the order of their roles.
+func (l *look) names() []string {
+	var all []string
+	for _, role := range mlaas.RoleOrder {
+		for i := range l.state.Allocation.Granted[role] {
+			all = append(all, mlaas.ReplicaName(role, i))
+		}
+	}
+	return all
+}
+
+// replica is what is known of a replica in this attempt; ok is false while
+// booster has not heard of the attempt.
+func (l *look) replica(name string) (r mlaas.Replica, ok bool) {
+	f, ok := l.replicas[name]
+	return f.Value, ok && f.Value.Epoch == l.state.Epoch
+}
+
+// done reports whether chief and workers have all ended well.
+func (l *look) done() (sight, bool) {
+	n := 0
+	for _, name := range l.names() {
+		r, ok := l.replica(name)
+		if role, _, _ := mlaas.SplitReplica(name); role != mlaas.Chief && role != mlaas.Worker {
+			continue
+		}
+		if !ok || r.Status != mlaas.ReplicaSucceeded {
+			return sight{}, false
+		}
+		n++
+	}
+	zero := 0
+	return sight{event: jobengine.WorkersDone, why: "every worker ended with exit code 0", exit: &zero}, n > 0
+}
+
+// gone reports whether nothing of the attempt is left to wait for. A replica
+// without a record was never started: the commit checks that it has none
+// still. Those of a cluster that is down are not waited for; should they be
+// alive, their epoch keeps out whatever they say.
+func (l *look) gone(ctx context.Context) (bool, []store.Row, error) {
+	var checks []store.Row
+	for _, name := range l.names() {
+		f, found := l.replicas[name]
+		if r, ok := l.replica(name); ok && !r.Status.Final() {
+			cluster, _, err := store.Clusters(l.c.DB).Get(ctx, "", l.state.Allocation.Cluster)
+			if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+				return false, nil, err
+			}
+			return !cluster.Up, nil, nil
+		} else if !ok {
+			row := store.Replicas(l.c.DB).At(l.run.Tenant, store.ReplicaKey(l.run.ID, name), 0)
+			if found {
+				row.Rev = f.Rev
+			}
+			checks = append(checks, row)
+		}
+	}
+	return true, checks, nil
+}
+
+// fault says what went wrong with the attempt, if anything did. A loss goes
+// before a failure: a program that fails because its peer is gone is not at
+// fault.
+func (l *look) fault() (sight, bool) {
+	var failed *mlaas.Replica
+	for _, name := range l.names() {
+		r, ok := l.replica(name)
+		switch {
+		case !ok:
+		case r.Status == mlaas.ReplicaLost:
+			return l.lost(say(name+" was lost", r.Reason)), true
+		case r.Status == mlaas.ReplicaStopped: // nobody here asked for it
+			return l.lost(say(name+" was stopped", r.Reason)), true
+		case r.Status == mlaas.ReplicaFailed && (failed == nil || before(r.Ended, failed.Ended)):
+			failed = &r
+		}
+	}
+	switch {
+	case failed != nil && !failed.Program:
+		return sight{event: jobengine.StartRefused, why: say(failed.Fence.Replica+" could not start", failed.Reason), exit: failed.ExitCode}, true
+	case failed != nil:
+		why := failed.Fence.Replica + " failed"
+		if failed.ExitCode != nil {
+			why += fmt.Sprintf(" with exit code %d", *failed.ExitCode)
+		}
+		s := l.failed(say(why, failed.Reason), failed.ExitCode)
+		if s.event == jobengine.UserFaultSpent {
+			s = l.excused(s, *failed)
+		}
+		return s, true
+	}
+	switch l.state.State {
+	case mlaas.Starting:
+		if name, r, waiting := l.unready(); waiting && l.now.Sub(l.began()) >= readyLimit {
+			return l.lost(say(fmt.Sprintf("%s was not ready after %s", name, span(readyLimit)), r.Reason)), true
+		}
+	case mlaas.Running:
+		if end := l.timeout(); !end.IsZero() && !l.now.Before(end) {
+			return l.failed("the attempt took longer than its limit of "+span(l.run.Spec.Execution.Timeout.Duration()), nil), true
+		}
+	}
+	return sight{}, false
+}
+
+// lost is the end of an attempt by nobody's program.
+func (l *look) lost(why string) sight {
+	budget := mlaas.DefaultInfrastructureRestarts
+	if n := l.run.Spec.Execution.Restarts.Infrastructure; n != nil {
+		budget = *n
+	}
+	if l.state.Restarts.Infrastructure >= budget {
+		return sight{event: jobengine.LossSpent, why: why + spent(budget, "a loss")}
+	}
+	return sight{event: jobengine.Loss, why: why}
+}
+
+// failed is the end of an attempt by the user's program.
+func (l *look) failed(why string, exit *int) sight {
+	budget := mlaas.DefaultUserRestarts
+	if n := l.run.Spec.Execution.Restarts.User; n != nil {
+		budget = *n
+	}
+	if l.state.Restarts.User >= budget {
+		return sight{event: jobengine.UserFaultSpent, why: why + spent(budget, "a failure"), exit: exit}
+	}
+	return sight{event: jobengine.UserFault, why: why, exit: exit}
+}
+
+// excused is a failure that a rule of the job answers with a restart. The
+// informer tells of it too, but the failure may be seen first.
+func (l *look) excused(s sight, r mlaas.Replica) sight {
+	for _, rule := range l.run.Spec.Rules {
+		on := rule.On
+		if rule.Do == "restart" && on.Log == "" && (on.Status == "" || on.Status == r.Status) && (on.Role == "" || on.Role == r.Role) &&
+			(on.ExitCode == nil || r.ExitCode != nil && *on.ExitCode == *r.ExitCode) {
+			if again := l.restart(rule, s.why); again.event == jobengine.RuleRestart {
+				return again
+			}
+		}
+	}
+	return s
+}
+
+// restart is what a rule that restarts amounts to. It has the user's budget
+// where one is stated, and otherwise as many restarts as a loss has: a rule
+// that always matches must end somewhere.
+func (l *look) restart(rule mlaas.ActionRule, saw string) sight {
+	budget := mlaas.DefaultInfrastructureRestarts
+	if n := l.run.Spec.Execution.Restarts.User; n != nil {
+		budget = *n
+	}
+	why := say(fmt.Sprintf("rule %s restarts the run", rule.Name), saw)
+	switch {
+	case l.state.Restarts.User >= budget:
+		return sight{event: jobengine.UserFaultSpent, why: why + spent(budget, "a failure")}
+	case rule.Once && l.state.Restarts.User > 0:
+		return sight{}
+	}
+	return sight{event: jobengine.RuleRestart, why: why}
+}
+
+// rule says what an action rule that fired in this attempt asks for.
+func (l *look) rule(fired *mlaas.RuleFired) (sight, bool) {
+	if fired == nil || fired.Epoch != l.state.Epoch {
+		return sight{}, false
+	}
+	i := slices.IndexFunc(l.run.Spec.Rules, func(r mlaas.ActionRule) bool { return r.Name == fired.Rule })
+	if i < 0 {
+		return sight{}, false
+	}
+	saw := fired.Saw
+	if fired.Replica != "" {
+		saw = say(fired.Replica, fired.Saw)
+	}
+	switch r := l.run.Spec.Rules[i]; r.Do {
+	case "restart":
+		s := l.restart(r, saw)
+		return s, s.event != ""
+	case "stop":
+		return sight{event: jobengine.RuleStop, why: say(fmt.Sprintf("rule %s stops the run", r.Name), saw)}, true
+	}
+	return sight{}, false
+}
+
+// start says how far the start of the attempt has come.
+func (l *look) start(ctx context.Context) (sight, bool, error) {
+	if l.state.State != mlaas.Starting {
+		return sight{}, false, nil
+	}
+	if _, _, waiting := l.unready(); waiting {
+		return sight{}, false, nil
+	}
+	started := true
+	for _, name := range l.names() {
+		r, _ := l.replica(name)
+		started = started && r.Program
+	}
+	if started {
+		return sight{event: jobengine.ProgramsStarted}, true, nil
+	}
+	_, _, err := store.Launches(l.c.DB).Get(ctx, l.run.Tenant, store.LaunchKey(l.run.ID, l.state.Epoch))
+	if err == nil || !errors.Is(err, mlaas.ErrNotFound) {
+		return sight{}, false, err
+	}
+	for _, row := range l.batch.Put {
+		if row.Key.Kind == "launch" {
+			return sight{}, false, nil // a moment ago
+		}
+	}
+	launch, err := l.launch(ctx)
+	switch k := mlaas.KindOf(err); {
+	case err == nil:
+		return sight{event: jobengine.ReplicasReady, launch: &launch}, true, nil
+	case k == mlaas.ErrInvalid || k == mlaas.ErrNotFound || k == mlaas.ErrGone:
+		return sight{event: jobengine.StartRefused, why: sentence(err)}, true, nil
+	default:
+		return sight{}, false, err
+	}
+}
+
+// unready is the first replica that does not wait for code yet.
+func (l *look) unready() (name string, r mlaas.Replica, waiting bool) {
+	for _, name := range l.names() {
+		r, ok := l.replica(name)
+		reached := r.Status == mlaas.ReplicaReady || r.Status.After(mlaas.ReplicaReady)
+		if !ok || !reached || r.Address == "" || len(r.Ports) < 2 {
+			return name, r, true
+		}
+	}
+	return "", mlaas.Replica{}, false
+}
+
+// launch is what the replicas are told to do, with all that it names resolved.
+func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
+	in := codeengine.Input{Run: l.run, Attempt: l.attempt()}
+	for _, name := range l.names() {
+		r, _ := l.replica(name)
+		in.Replicas = append(in.Replicas, r)
+	}
+	env := &l.run.Spec.Environment
+	if env.Lock == "" && env.Image == "" {
+		lock, _, err := store.Locks(l.c.DB).Get(ctx, l.run.Tenant, string(env.Spec()))
+		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+			return mlaas.Launch{}, err
+		}
+		in.Lock = lock.Lock // none yet: the first supervisor resolves it
+	}
+	for _, d := range l.run.Spec.Data {
+		tree, err := l.dataset(ctx, d)
+		if err != nil {
+			return mlaas.Launch{}, err
+		}
+		in.Data = append(in.Data, tree)
+	}
+	return codeengine.Launch(in)
+}
+
+// dataset resolves one input. Without a version it is the newest.
+func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error) {
+	out := mlaas.DataTree{Name: d.Name, Source: d.Source}
+	ref, ok := strings.CutPrefix(d.Source, "dataset:")
+	if !ok {
+		return out, nil // the supervisor fetches it
+	}
+	name, version, _ := strings.Cut(ref, "@")
+	rows, _, err := store.Datasets(l.c.DB).List(ctx, store.Query{Tenant: l.run.Tenant, Prefix: name + "/", Reverse: true})
+	if err != nil {
+		return out, err
+	}
+	for _, r := range rows {
+		if v := fmt.Sprint(r.Value.Version); version == "" || version == v || version == "v"+v {
+			out.Tree = r.Value.Tree
+			return out, nil
+		}
+	}
+	return out, fmt.Errorf("data %s: there is no %s, see mlaas data ls: %w", d.Name, ref, mlaas.ErrNotFound)
+}
+
+// do carries a rule out: what becomes of the state, and whom to tell.
+func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
+	st := &l.state
+	st.State = r.To
+	l.changed = true
+	l.batch.Check = append(l.batch.Check, s.checks...)
+	l.c.moved(l.run, r, s.why)
+	switch r.Do {
+	case jobengine.Enqueue:
+		st.Reason = "queued: waits for its turn"
+		st.Next = l.now.Add(review)
+	case jobengine.DeliverCode:
+		l.batch.Put = append(l.batch.Put, store.Launches(l.c.DB).Put(*s.launch, 0))
+		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch}))
+		st.Next = l.now.Add(askAgain)
+	case jobengine.Wait:
+		st.Reason = l.running()
+		if r.From != r.To {
+			l.started()
+		}
+		st.Next = l.now.Add(review)
+		if end := l.timeout(); !end.IsZero() {
+			st.Next = end
+		}
+	case jobengine.AskAgain:
+		l.ask()
+		st.Next = l.now.Add(askAgain)
+	case jobengine.Succeed, jobengine.Fail, jobengine.Stop:
+		st.Verdict = r.Do.Verdict()
+		st.ExitCode = s.exit
+		if r.On == jobengine.WorkersDone {
+			l.started()
+		}
+		l.end(s.why)
+		st.Reason = s.why + "; ends " + l.left()
+		l.unwanted(s.why)
+		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
+	case jobengine.Again:
+		switch r.On {
+		case jobengine.Loss:
+			st.Restarts.Infrastructure++
+		default:
+			st.Restarts.User++
+		}
+		l.end(s.why)
+		st.Next = l.now.Add(pause(*st))
+		st.Reason = fmt.Sprintf("%s; attempt %d begins in %s at the earliest, after the replicas of attempt %d have ended", s.why, st.Epoch+1, span(pause(*st)), st.Epoch)
+		l.unwanted(s.why)
+	case jobengine.Resize:
+		st.Reason = "saves its work, to go on with another number of workers"
+		l.unwanted("the run changes its size")
+		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
+	case jobengine.Free, jobengine.FreeAgain:
+		if r.Do == jobengine.FreeAgain {
+			st.Restarts.Resize++
+			l.end("changes its size")
+		}
+		if err := l.free(ctx); err != nil {
+			return err
+		}
+		st.Allocation = mlaas.Allocation{Requested: st.Allocation.Requested}
+		st.Next = later(l.now, notBefore(*st))
+	case jobengine.Finish:
+		if err := l.free(ctx); err != nil {
+			return err
+		}
+		st.Ended = &l.now
+		st.Next = time.Time{}
+		st.Reason = l.outcome(s.why)
+	default:
+		return fmt.Errorf("rule %v: a look cannot do this: %w", r, mlaas.ErrInternal)
+	}
+	return nil
+}
+
+func (l *look) tell(m store.Message) { l.batch.Tell = append(l.batch.Tell, m) }
+
+// unwanted ends the replicas of the attempt, if there ever was one.
+func (l *look) unwanted(why string) {
+	if l.state.Epoch > 0 {
+		l.tell(queue.Tell(mlaas.ReplicasUnwanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch,
+			Grace: codeengine.Grace(l.run.Spec), Reason: why}))
+	}
+}
+
+// ask says the wish of the run's state once more.
+func (l *look) ask() {
+	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch}
+	if l.state.State != mlaas.Starting {
+		l.unwanted(l.attempt().Reason)
+		return
+	}
+	if _, _, waiting := l.unready(); waiting {
+		l.tell(queue.Tell(id))
+	} else {
+		l.tell(queue.Tell(mlaas.CodeReady(id)))
+	}
+}
+
+// free gives back what the attempt held of its cluster.
+func (l *look) free(ctx context.Context) error {
+	if l.state.Allocation.Cluster == "" {
+		return nil
+	}
+	ledger, rev, err := store.Ledgers(l.c.DB).Get(ctx, "", l.state.Allocation.Cluster)
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, held := ledger.Grants[l.run.ID]; held {
+		delete(ledger.Grants, l.run.ID)
+		l.batch.Put = append(l.batch.Put, store.Ledgers(l.c.DB).Put(ledger, rev))
+	}
+	return nil
+}
+
+// attempt is the newest one.
+func (l *look) attempt() mlaas.Attempt {
+	if n := len(l.state.Attempts); n > 0 {
+		return l.state.Attempts[n-1]
+	}
+	return mlaas.Attempt{}
+}
+
+func (l *look) began() time.Time { return l.attempt().Began }
+
+// end writes why the newest attempt is over, unless that is known.
+func (l *look) end(why string) {
+	if n := len(l.state.Attempts); n > 0 && l.state.Attempts[n-1].Ended == nil {
+		l.state.Attempts[n-1].Ended = &l.now
+		l.state.Attempts[n-1].Reason = why
+	}
+}
+
+// started writes when the run's program ran for the first time.
+func (l *look) started() {
+	if l.state.Started != nil {
+		return
+	}
+	first := l.now
+	for _, name := range l.names() {
+		if r, ok := l.replica(name); ok && r.Started != nil && r.Started.Before(first) {
+			first = *r.Started
+		}
+	}
+	l.state.Started = &first
+}
+
+// timeout is when the attempt has run for too long; zero where it may run for
+// ever. Supervisors end their programs at the limit and say so; this comes
+// after their grace, for one that does not.
+func (l *look) timeout() time.Time {
+	limit := l.run.Spec.Execution.Timeout.Duration()
+	if limit <= 0 {
+		return time.Time{}
+	}
+	last := l.began()
+	for _, name := range l.names() {
+		if r, ok := l.replica(name); ok && r.Started != nil && r.Started.After(last) {
+			last = *r.Started
+		}
+	}
+	return last.Add(limit + codeengine.Grace(l.run.Spec).Duration() + lookAgain)
+}
+
+// pause is how long the run waits before it begins again: longer each time it
+// did not last.
+func pause(st mlaas.RunState) time.Duration {
+	short := 0
+	for _, a := range slices.Backward(st.Attempts) {
+		if a.Ended != nil && a.Ended.Sub(a.Began) >= shortAttempt {
+			break
+		}
+		short++
+	}
+	wait := firstPause
+	for ; short > 1 && wait < longestPause; short-- {
+		wait *= 2
+	}
+	return min(wait, longestPause)
+}
+
+// notBefore is when a run may be placed again; zero for one that never was.
+func notBefore(st mlaas.RunState) time.Time {
+	n := len(st.Attempts)
+	if n == 0 || st.Attempts[n-1].Ended == nil {
+		return time.Time{}
+	}
+	return st.Attempts[n-1].Ended.Add(pause(st))
+}
+
+func later(now, t time.Time) time.Time {
+	if t.After(now) {
+		return t
+	}
+	return now.Add(review)
+}
