@@ -44,7 +44,7 @@ from=$SECONDS
 trained=$((SECONDS - from))
 
 say "4 of 4  what came of it"
-"$mlaas" job get mnist-ps -o json | python3 examples/check_demo.py
+"$mlaas" metrics mnist-ps -o json | python3 examples/check_demo.py
 cat >&2 << END
 
 platform $platform s, data $fetched s, environment and training $trained s: $((SECONDS - began)) s in all

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"mlaas.dev/mlaas"
+)
+
+// A platform is `mlaas up`: the three services in one process, with this
+// machine as the only cluster. The fields are what it was told.
+type platform struct {
+	Dir    string          // the data folder; see ARCHITECTURE.md for what is in it
+	Listen string          // 127.0.0.1:PORT; port 0 picks one
+	Group  bool            // whether commits that wait share a transaction; false is for measuring
+	Have   mlaas.Resources // what this machine gives; a zero field: what it has
+	Say    func(format string, args ...any)
+	Log    *slog.Logger
+}
+
+func (c *cli) upCommand() *cobra.Command {
+	p := platform{Group: true}
+	var cpu, memory, level string
+	up := &cobra.Command{
+		Use:   "up",
+		Short: "Start the platform on this machine",
+		Long: `Starts the platform on this machine and runs until Ctrl+C. Replicas go on
+without it, and what they say is kept until it is back: only "mlaas down" ends
+them.
+
+It listens on this machine alone, writes DIR/url and DIR/token (for the other
+commands), and prints a link that lets a browser in once.`,
+		Example: `  mlaas up
+  mlaas up --dir /data/mlaas --listen 127.0.0.1:7480`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if p.Dir, err = c.folder(); err != nil {
+				return err
+			}
+			if cpu != "" {
+				if p.Have.CPU, err = mlaas.ParseCPU(cpu); err != nil {
+					return err
+				}
+			}
+			if memory != "" {
+				if p.Have.Memory, err = mlaas.ParseBytes(memory); err != nil {
+					return err
+				}
+			}
+			var at slog.Level
+			if err := at.UnmarshalText([]byte(level)); err != nil {
+				return mlaas.Invalid("--log-level", "debug, info, warn or error", level)
+			}
+			p.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: at}))
+			p.Say = func(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
+			return p.Run(cmd.Context())
+		},
+	}
+	f := up.Flags()
+	f.StringVar(&p.Listen, "listen", "127.0.0.1:7480", "address and port to serve on; port 0 picks a free one")
+	f.StringVar(&cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
+	f.StringVar(&memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
+	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
+	f.Lookup("group-commits").Hidden = true
+	return up
+}
+
+// Run serves until ctx ends. Replicas stay.
+func (p platform) Run(ctx context.Context) error {
+	if host, _, err := net.SplitHostPort(p.Listen); err != nil {
+		return mlaas.Invalid("--listen", "an address and a port such as 127.0.0.1:7480", p.Listen)
+	} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return mlaas.Invalid("--listen", "an address of this machine alone, such as 127.0.0.1: there is no TLS here", p.Listen)
+	}
+	for _, sub := range []string{"", "door", "replicas", "env", "blob", "series"} {
+		// Others may pass through: replicas run as users of their own.
+		if err := os.MkdirAll(filepath.Join(p.Dir, sub), 0o711); err != nil {
+			return err
+		}
+	}
+	unlock, err := p.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	key, err := p.secret("key", 32)
+	if err != nil {
+		return err
+	}
+	token, err := p.secret("token", 32)
+	if err != nil {
+		return err
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	parts, err := p.open(ctx, key, binary)
+	if err != nil {
+		return err
+	}
+	defer parts.Close()
+
+	listener, err := net.Listen("tcp", p.Listen)
+	if err != nil {
+		return tell{What: "cannot listen on " + p.Listen, Why: err.Error(), Fix: "choose another by --listen, or port 0 for any free one", Kind: mlaas.ErrUnavailable}
+	}
+	url := "http://" + listener.Addr().String()
+	sock := filepath.Join(p.Dir, "door", "door.sock")
+	os.Remove(sock) // of the process before: the lock says that it is gone
+	door, err := net.Listen("unix", sock)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	// Any user of the machine may knock; the job token opens.
+	if err := os.Chmod(sock, 0o666); err != nil {
+		return err
+	}
+	public := &http.Server{Handler: parts.public(url, token), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
+
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() error { return served(public.Serve(listener)) })
+	all.Go(func() error { return served(private.Serve(door)) })
+	for name, run := range parts.services() {
+		all.Go(func() error {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if err := os.WriteFile(filepath.Join(p.Dir, "url"), []byte(url+"\n"), 0o644); err != nil {
+		return err
+	}
+	link, err := parts.login(ctx, url)
+	if err != nil {
+		return err
+	}
+	p.Say("ready %s", url)
+	p.Say("open  %s", link)
+	all.Go(func() error {
+		<-ctx.Done()
+		// What is in flight may end; what follows the log of a run would never.
+		short, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer stop()
+		public.Shutdown(short)
+		public.Close()
+		private.Close()
+		return nil
+	})
+	err = all.Wait()
+	if n := parts.running(); err == nil && n > 0 {
+		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
+	}
+	return err
+}
+
+func served(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// lock makes sure that one process alone serves the folder.
+func (p platform) lock() (unlock func(), err error) {
+	path := filepath.Join(p.Dir, "pid")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		pid, _ := os.ReadFile(path)
+		f.Close()
+		return nil, tell{What: "a platform is up already on " + p.Dir, Why: "process " + strings.TrimSpace(string(pid)) + " serves it",
+			Fix: "use it, end it with   mlaas down   or choose another folder by --dir", Kind: mlaas.ErrConflict}
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, err
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil // the kernel unlocks, also after kill -9
+}
+
+// secret reads the hex of n random bytes from a file that its owner alone may
+// read, and makes it at the first start.
+func (p platform) secret(name string, n int) ([]byte, error) {
+	path := filepath.Join(p.Dir, name)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		b := make([]byte, n)
+		rand.Read(b) // never fails (crypto/rand)
+		text = []byte(hex.EncodeToString(b) + "\n")
+		tmp := path + ".new"
+		if err := os.WriteFile(tmp, text, 0o600); err != nil {
+			return nil, err
+		}
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(b) < n {
+		return nil, fmt.Errorf("%s does not hold %d bytes in hex; restore it from a backup: what was sealed with it cannot be read without it: %w", path, n, mlaas.ErrInvalid)
+	}
+	return b, nil
+}
+
+func (c *cli) downCommand() *cobra.Command {
+	var grace time.Duration
+	down := &cobra.Command{
+		Use:   "down",
+		Short: "End the platform on this machine and every replica",
+		Long: `Ends the platform of the data folder, and every replica that it started:
+politely first, so that a program may save its state. Runs that were not over
+are queued again, from their last checkpoint, when the platform is up the next
+time; stop a run with "mlaas job stop" to end it for good.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := c.folder()
+			if err != nil {
+				return err
+			}
+			if err := c.endPlatform(cmd.Context(), dir); err != nil {
+				return err
+			}
+			n, err := localExecutor(dir, "", mlaas.Resources{}, slog.New(slog.NewTextHandler(c.Err, nil))).Down(cmd.Context(), grace)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.Err, "down: %d replicas ended\n", n)
+			return nil
+		},
+	}
+	down.Flags().DurationVar(&grace, "grace", 10*time.Second, "between the polite word to a program and its end")
+	return down
+}
+
+// endPlatform ends the process that serves dir, if there is one.
+func (c *cli) endPlatform(ctx context.Context, dir string) error {
+	f, err := os.Open(filepath.Join(dir, "pid"))
+	if errors.Is(err, os.ErrNotExist) {
+		return tell{What: "there is no platform in " + dir, Fix: "name its data folder by --dir or MLAAS_DIR", Kind: mlaas.ErrNotFound}
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	free := func() bool { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil }
+	if free() {
+		return nil // nobody serves it
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(dir, "pid"), err)
+	}
+	process, err := os.FindProcess(pid)
+	if err == nil {
+		err = process.Signal(syscall.SIGTERM)
+	}
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	// A file lock tells nobody when it is free, so it is asked for.
+	for range 250 {
+		if free() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return process.Kill()
+}
+
+// nodeName is the name of this machine.
+func nodeName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "this-" + runtime.GOOS
+	}
+	return name
+}
+
+// pythonHere is the interpreter that replicas use where their job names none.
+func pythonHere() string {
+	path, err := exec.LookPath("python3")
+	if err != nil {
+		return ""
+	}
+	return path
+}
