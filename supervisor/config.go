@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,12 +144,22 @@ type Process struct {
 // ErrClaimed says that the replica of a folder has or had its supervisor.
 var ErrClaimed = errors.New("this replica has been started before")
 
-// claim makes this process the only supervisor that ever runs the program of
-// folder: two that begin at once, or one that comes late, cannot both have it.
-// The lock is held until the process ends.
-func claim(folder string) (*os.File, error) {
+// Claim makes this process the only supervisor that ever runs the program of
+// folder: two that begin at once, or one that comes late, cannot both have it;
+// they get ErrClaimed, and by then ProcessFile says who has. The lock that is
+// returned is held until it is closed or the process ends.
+func Claim(ctx context.Context, folder string) (*os.File, error) {
 	lock, err := lockFile(filepath.Join(folder, "lock"), false)
 	if err != nil {
+		// Whoever has it writes its name as the first thing.
+		for range 200 {
+			if _, err := os.Stat(filepath.Join(folder, ProcessFile)); err == nil {
+				break
+			}
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return nil, err
+			}
+		}
 		return nil, fmt.Errorf("%w: %w", ErrClaimed, err)
 	}
 	if _, err := os.Stat(filepath.Join(folder, ProcessFile)); !errors.Is(err, fs.ErrNotExist) {
@@ -165,3 +176,10 @@ func claim(folder string) (*os.File, error) {
 	}
 	return lock, nil
 }
+
+// DeliveredFile is there once a supervisor has ended in order: its program is
+// over, and the door has everything.
+const DeliveredFile = "delivered"
+
+// ExitClaimed is the exit code of a supervisor whose replica had one before.
+const ExitClaimed = 3

@@ -90,7 +90,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.Now = time.Now
 	}
 	if !s.Drain {
-		lock, err := claim(s.Folder)
+		lock, err := Claim(ctx, s.Folder)
 		if err != nil {
 			return err
 		}
@@ -127,7 +127,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	if errors.Is(err, errStopped) || errors.Is(context.Cause(ctx), errStopped) && errors.Is(err, context.Canceled) {
-		return nil
+		err = nil
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.Folder, DeliveredFile), nil, 0o600)
 	}
 	return err
 }

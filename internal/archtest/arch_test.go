@@ -39,7 +39,7 @@ var walls = []struct{ room, may, why string }{
 	{"contractor/jobengine", ".", "pure: no I/O"},
 	{"contractor/codeengine", ".", "pure: no I/O"},
 	{"booster", ". store queue blob series auth internal/failpoint", "the same; only cmd chooses the drivers"},
-	{"booster/local", ". booster", "a driver knows its interface"},
+	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
 	{"supervisor", ". blob supervisor/environment", "it speaks to its door, not to the platform"},
