@@ -187,3 +187,20 @@ func Sessions(db Driver) Records[Session] {
 		Key:   func(s Session) (mlaas.Tenant, string) { return s.Tenant, s.ID },
 		Index: func(s Session) []string { return []string{"hash=" + s.Hash} }}
 }
+
+// A Link lets one browser in, once. Its code is kept as a hash.
+type Link struct {
+	Tenant  mlaas.Tenant `json:"-"`
+	Hash    string       `json:"hash"`
+	Expires time.Time    `json:"expires"`
+}
+
+// SetTenant fills in what the key says.
+func (l *Link) SetTenant(t mlaas.Tenant) { l.Tenant = t }
+
+// Links are written by management. ID: the hash. Index: "hash=HASH".
+func Links(db Driver) Records[Link] {
+	return Records[Link]{DB: db, Kind: "link",
+		Key:   func(l Link) (mlaas.Tenant, string) { return l.Tenant, l.Hash },
+		Index: func(l Link) []string { return []string{"hash=" + l.Hash} }}
+}

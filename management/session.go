@@ -1,0 +1,148 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/store"
+)
+
+// A browser is let in by a link that works once, and is then known by a cookie
+// whose session is a record: listed, revoked, expiring.
+
+const (
+	linkFor    = 15 * time.Minute
+	sessionFor = 14 * 24 * time.Hour
+)
+
+// Invite returns the path of a link that lets one browser in, once, within 15
+// minutes.
+func (m *Management) Invite(ctx context.Context, tenant mlaas.Tenant) (path string, err error) {
+	code := auth.NewToken()
+	link := store.Link{Tenant: tenant, Hash: auth.Hash(code), Expires: m.stamp().Add(linkFor)}
+	if err := m.DB.Commit(ctx, store.Batch{Put: []store.Row{store.Links(m.DB).Put(link, 0)}}); err != nil {
+		return "", err
+	}
+	return "/login?code=" + code, nil
+}
+
+// A LoginLink lets one browser in, once.
+type LoginLink struct {
+	Path    string    `json:"path" doc:"Below the address of this server"`
+	Expires time.Time `json:"expires"`
+}
+
+type inviteIn struct{}
+
+// invite answers POST /api/session/link.
+func (m *Management) invite(ctx context.Context, _ *inviteIn) (*Answer[LoginLink], error) {
+	path, err := m.Invite(ctx, tenantOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &Answer[LoginLink]{Body: LoginLink{path, m.stamp().Add(linkFor)}}, nil
+}
+
+type loginIn struct {
+	Code string `query:"code" doc:"Of the link that mlaas up printed"`
+}
+
+// login turns the code of a link into a session and goes to the page. The code
+// is used up in the same commit, so two browsers cannot share it.
+func (m *Management) login(w http.ResponseWriter, r *http.Request, in *loginIn) error {
+	ctx, now := r.Context(), m.stamp()
+	found, _, err := store.Links(m.DB).List(ctx, store.Query{Index: "hash=" + auth.Hash(in.Code), Limit: 1})
+	if err != nil {
+		return err
+	}
+	used := fmt.Errorf("this link was used or is too old; `mlaas session login` prints a new one: %w", mlaas.ErrUnauthorized)
+	if len(found) == 0 || !now.Before(found[0].Value.Expires) {
+		return used
+	}
+	link, cookie := found[0].Value, auth.NewToken()
+	s := store.Session{
+		Tenant: link.Tenant, ID: mlaas.NewID(now), Hash: auth.Hash(cookie), Created: now, Expires: now.Add(sessionFor),
+		Agent: clip(r.UserAgent(), 200), Address: r.RemoteAddr,
+	}
+	err = m.DB.Commit(ctx, store.Batch{
+		Put:    []store.Row{store.Sessions(m.DB).Put(s, 0)},
+		Delete: []store.Row{store.Links(m.DB).At(link.Tenant, link.Hash, found[0].Rev)},
+	})
+	if errors.Is(err, mlaas.ErrConflict) {
+		return used
+	}
+	if err != nil {
+		return err
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: auth.Cookie, Value: cookie, Path: "/", Expires: s.Expires,
+		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
+	})
+	// Not a redirect: the cookie is strict, and a browser that came from
+	// another page would not send it along with one.
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	_, err = w.Write([]byte(`<!doctype html><meta http-equiv="refresh" content="0; url=/"><title>mlaas</title><a href="/">Go on</a>` + "\n"))
+	return err
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+// A SessionInfo is a session as its owner sees it.
+type SessionInfo struct {
+	ID      string     `json:"id"`
+	Agent   string     `json:"agent" doc:"The browser, as it calls itself"`
+	Address string     `json:"address"`
+	Created time.Time  `json:"created"`
+	Expires time.Time  `json:"expires"`
+	Revoked *time.Time `json:"revoked,omitempty"`
+	Current bool       `json:"current" doc:"Whether this request came with it"`
+}
+
+type sessionsIn struct {
+	Paging
+}
+
+// listSessions lists sessions, newest first.
+func (m *Management) listSessions(ctx context.Context, in *sessionsIn) (*Answer[List[SessionInfo]], error) {
+	who := auth.From(ctx)
+	return pageOf(ctx, store.Sessions(m.DB), store.Query{Tenant: who.Tenant, Reverse: true}, in.Paging,
+		func(f store.Found[store.Session]) (SessionInfo, bool, error) {
+			s := f.Value
+			return SessionInfo{s.ID, s.Agent, s.Address, s.Created, s.Expires, s.Revoked, s.ID == who.Session}, true, nil
+		})
+}
+
+type sessionIn struct {
+	ID string `path:"id" doc:"The id of a session; current for the one of this request"`
+}
+
+// revokeSession ends a session; what it has open is closed with its next beat.
+func (m *Management) revokeSession(ctx context.Context, in *sessionIn) (*Answer[None], store.Batch, error) {
+	who := auth.From(ctx)
+	id := in.ID
+	if id == "current" {
+		id = who.Session
+	}
+	s, rev, err := store.Sessions(m.DB).Get(ctx, who.Tenant, id)
+	if err != nil {
+		return nil, store.Batch{}, err
+	}
+	if s.Revoked != nil {
+		return &Answer[None]{}, store.Batch{}, nil
+	}
+	now := m.stamp()
+	s.Revoked = &now
+	return &Answer[None]{}, store.Batch{Put: []store.Row{store.Sessions(m.DB).Put(s, rev)}}, nil
+}
