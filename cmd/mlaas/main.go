@@ -114,7 +114,7 @@ shows what each of them says as it says it, and keeps what they made.`,
 	add("work", c.runCommand(), c.logsCommand(), c.metricsCommand(), c.replicasCommand())
 	add("things", c.jobCommand(), c.codeCommand(), c.dataCommand(), c.envCommand(), c.secretCommand(), c.sessionCommand())
 	add("platform", c.upCommand(), c.downCommand(), c.statusCommand(), c.clusterCommand(), c.doctorCommand(), c.gcCommand(),
-		c.apiCommand(), c.versionCommand(), c.completionCommand())
+		c.benchCommand(), c.apiCommand(), c.versionCommand(), c.completionCommand())
 	root.AddCommand(exitCodes())
 	root.SetHelpCommandGroupID("platform")
 	groups(root)

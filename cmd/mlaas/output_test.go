@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func TestHelp(t *testing.T) {
 	var all strings.Builder
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
-		if cmd.Name() == "up" || cmd.Name() == "down" || cmd.Hidden {
+		if slices.Contains([]string{"up", "down", "bench"}, cmd.Name()) || cmd.Hidden {
 			return
 		}
 		words := append(strings.Fields(cmd.CommandPath())[1:], "--help")
