@@ -1,0 +1,344 @@
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/store"
+)
+
+// Retention says what is kept, and for how long. A zero field is the default.
+type Retention struct {
+	Deleted     time.Duration // deleted jobs can be restored; 7 days
+	Logs        mlaas.Bytes   // lines and points of all runs together; 20 GiB
+	Checkpoints int           // the newest of each run that is over; 3, and the best of each metric
+	Unused      time.Duration // bytes that nothing names, so that an upload in progress is safe; 24 hours
+}
+
+func (r Retention) complete() Retention {
+	if r.Deleted == 0 {
+		r.Deleted = keepDeleted
+	}
+	if r.Logs == 0 {
+		r.Logs = 20 << 30
+	}
+	if r.Checkpoints == 0 {
+		r.Checkpoints = 3
+	}
+	if r.Unused == 0 {
+		r.Unused = 24 * time.Hour
+	}
+	return r
+}
+
+// A GC is what was collected.
+type GC struct {
+	Jobs        int         `json:"jobs" doc:"Jobs that were deleted longer ago than they can be restored, with their runs"`
+	Checkpoints int         `json:"checkpoints" doc:"Checkpoints beyond those that are kept of each run"`
+	Blobs       int         `json:"blobs" doc:"Pieces of content that nothing names"`
+	Freed       mlaas.Bytes `json:"freed" doc:"Bytes of those"`
+	Logs        mlaas.Bytes `json:"logs" doc:"Bytes of lines and points over the cap, the oldest runs first"`
+	Places      []string    `json:"places" doc:"What else was swept, a sentence each"`
+}
+
+type gcIn struct{}
+
+// gc answers POST /api/gc.
+func (m *Management) gc(ctx context.Context, _ *gcIn) (*Answer[GC], error) {
+	out, err := m.Collect(ctx)
+	return &Answer[GC]{Body: out}, err
+}
+
+// Collect removes what nothing needs any more. It may be called at any time:
+// what is in use is named by a record, or younger than Retention.Unused.
+func (m *Management) Collect(ctx context.Context) (out GC, err error) {
+	keep, now := m.Retention.complete(), m.now()
+	out.Places = []string{}
+	if out.Jobs, err = m.purge(ctx, now.Add(-keep.Deleted)); err != nil {
+		return out, err
+	}
+	if out.Checkpoints, err = m.thin(ctx, keep.Checkpoints); err != nil {
+		return out, err
+	}
+	if out.Logs, err = m.Series.Trim(ctx, keep.Logs, func(t mlaas.Tenant, run mlaas.RunID) bool { return m.over(ctx, t, run) }); err != nil {
+		return out, err
+	}
+	used, err := m.used(ctx)
+	if err != nil {
+		return out, err
+	}
+	if out.Blobs, out.Freed, err = blob.Collect(ctx, m.Blob, used.has, keep.Unused, now); err != nil {
+		return out, err
+	}
+	if m.Sweep != nil {
+		places, err := m.Sweep(ctx)
+		out.Places = append(out.Places, places...)
+		return out, err
+	}
+	return out, nil
+}
+
+// collectDaily is Collect once a day, from an hour after the start.
+func (m *Management) collectDaily(ctx context.Context) error {
+	for wait := time.Hour; ; wait = 24 * time.Hour {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		if out, err := m.Collect(ctx); err != nil {
+			m.log().Warn("collecting what nothing needs failed; tomorrow again", "err", err)
+		} else {
+			m.log().Info("collected what nothing needs", "jobs", out.Jobs, "blobs", out.Blobs, "freed", out.Freed, "logs", out.Logs)
+		}
+	}
+}
+
+// purge removes jobs deleted before a moment, with everything of theirs. The
+// records of others go with them: their runs are final, so nobody writes them.
+func (m *Management) purge(ctx context.Context, before time.Time) (n int, err error) {
+	jobs, err := store.Jobs(m.DB).All(ctx, store.Query{Index: "deleted"})
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range jobs {
+		j := f.Value
+		if j.Deleted == nil || j.Deleted.After(before) {
+			continue
+		}
+		if err := m.purgeJob(ctx, j, f.Rev); err != nil {
+			if errors.Is(err, mlaas.ErrConflict) {
+				continue // restored, or still ending: another day
+			}
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error {
+	runs, err := store.Runs(m.DB).All(ctx, store.Query{Tenant: j.Tenant, Index: "job=" + string(j.ID)})
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		s, _, err := store.RunStates(m.DB).Get(ctx, j.Tenant, string(r.Value.ID))
+		if err == nil && !s.State.Final() {
+			return fmt.Errorf("run %s is not over: %w", r.Value.ID, mlaas.ErrConflict)
+		}
+		if err := m.Series.Delete(ctx, j.Tenant, r.Value.ID); err != nil {
+			return err
+		}
+	}
+	// The job goes first, so that nothing is seen half; its parts are found by
+	// their keys if we die in between, as the tombstone is kept until they went.
+	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}}
+	for _, r := range runs {
+		for _, kind := range []string{"replica", "launch", "checkpoint"} {
+			parts = append(parts, store.Query{Kind: kind, Tenant: j.Tenant, Prefix: string(r.Value.ID) + "/"})
+		}
+		parts = append(parts,
+			store.Query{Kind: "runstate", Tenant: j.Tenant, Prefix: string(r.Value.ID)},
+			store.Query{Kind: "run", Tenant: j.Tenant, Prefix: string(r.Value.ID)})
+	}
+	for _, q := range parts {
+		if err := m.erase(ctx, q); err != nil {
+			return err
+		}
+	}
+	names, err := m.freeName(ctx, j.Tenant, j.Name)
+	if err != nil {
+		return err
+	}
+	return m.DB.Commit(ctx, store.Batch{Delete: append(names, store.Jobs(m.DB).At(j.Tenant, string(j.ID), rev))})
+}
+
+// erase deletes every record that q asks for, a page in a commit.
+func (m *Management) erase(ctx context.Context, q store.Query) error {
+	for {
+		rows, next, err := m.DB.List(ctx, q)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		if err := m.DB.Commit(ctx, store.Batch{Delete: rows}); err != nil {
+			return err
+		}
+		if next == (store.Key{}) {
+			return nil
+		}
+	}
+}
+
+// thin keeps the newest n checkpoints of each run that is over, and the newest
+// that was the best by a metric.
+func (m *Management) thin(ctx context.Context, n int) (removed int, err error) {
+	all, err := store.Checkpoints(m.DB).All(ctx, store.Query{Reverse: true}) // newest of each run first
+	if err != nil {
+		return 0, err
+	}
+	type runOf struct {
+		tenant mlaas.Tenant
+		run    mlaas.RunID
+	}
+	kept, best, over := map[runOf]int{}, map[string]bool{}, map[runOf]bool{}
+	for _, f := range all {
+		c := f.Value
+		r := runOf{c.Tenant, c.Run}
+		final, known := over[r]
+		if !known {
+			final = m.over(ctx, c.Tenant, c.Run)
+			over[r] = final
+		}
+		mark := string(c.Run) + " " + c.Best
+		if !final || kept[r] < n || c.Best != "" && !best[mark] {
+			kept[r]++
+			best[mark] = true
+			continue
+		}
+		tenant, id := store.Checkpoints(m.DB).Key(c)
+		err := m.DB.Commit(ctx, store.Batch{Delete: []store.Row{store.Checkpoints(m.DB).At(tenant, id, f.Rev)}})
+		if err != nil && !errors.Is(err, mlaas.ErrConflict) {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+// names is a set of blobs that records name.
+type names map[mlaas.Digest]bool
+
+func (n names) has(d mlaas.Digest) bool { return n[d] }
+
+// used finds every blob that a record names, and every file in a tree of
+// those.
+func (m *Management) used(ctx context.Context) (names, error) {
+	used := names{}
+	trees := names{}
+	add := func(set names, ds ...mlaas.Digest) {
+		for _, d := range ds {
+			if d != "" {
+				set[d] = true
+			}
+		}
+	}
+	type rows struct {
+		kind string
+		take func(json.RawMessage) error
+	}
+	for _, r := range []rows{
+		{"version", func(data json.RawMessage) error {
+			var v mlaas.Version
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Bundle)
+			return err
+		}},
+		{"run", func(data json.RawMessage) error { // its version may be gone with an edit of the future; the run keeps it
+			var v mlaas.Run
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Version.Bundle)
+			add(used, v.Spec.Environment.Lock)
+			return err
+		}},
+		{"dataset", func(data json.RawMessage) error {
+			var v mlaas.Dataset
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Tree)
+			return err
+		}},
+		{"checkpoint", func(data json.RawMessage) error {
+			var v mlaas.Checkpoint
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Tree)
+			return err
+		}},
+		{"replica", func(data json.RawMessage) error {
+			var v mlaas.Replica
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Outputs)
+			return err
+		}},
+		{"launch", func(data json.RawMessage) error {
+			var v mlaas.Launch
+			err := json.Unmarshal(data, &v)
+			add(trees, v.Bundle, v.Resume)
+			add(used, v.Environment.Lock)
+			for _, d := range v.Data {
+				add(trees, d.Tree)
+			}
+			return err
+		}},
+		{"lock", func(data json.RawMessage) error {
+			var v mlaas.Locked
+			err := json.Unmarshal(data, &v)
+			add(used, v.Lock)
+			add(used, v.Previous...)
+			return err
+		}},
+	} {
+		q := store.Query{Kind: r.kind}
+		for {
+			page, next, err := m.DB.List(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			for _, row := range page {
+				if err := r.take(row.Data); err != nil {
+					return nil, fmt.Errorf("%s: %w", row.Key, err)
+				}
+			}
+			if next == (store.Key{}) {
+				break
+			}
+			q.After = next
+		}
+	}
+	for d := range trees {
+		used[d] = true
+		files, err := m.filesOf(ctx, d)
+		if errors.Is(err, mlaas.ErrNotFound) {
+			continue // a record of something whose bytes went before; nothing to keep
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			used[f.Digest] = true
+		}
+	}
+	return used, m.Series.Blobs(ctx, func(d mlaas.Digest) error {
+		used[d] = true
+		return nil
+	})
+}
+
+// over reports whether nothing more is written of a run: it is final, or its
+// records are gone.
+func (m *Management) over(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) bool {
+	s, _, err := store.RunStates(m.DB).Get(ctx, tenant, string(run))
+	return errors.Is(err, mlaas.ErrNotFound) || err == nil && s.State.Final()
+}
+
+func (m *Management) filesOf(ctx context.Context, tree mlaas.Digest) ([]mlaas.File, error) {
+	r, err := m.Blob.Get(ctx, tree, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	var t mlaas.Tree
+	if err := json.Unmarshal(data, &t); err != nil {
+		return nil, fmt.Errorf("tree %s: %w", tree, err)
+	}
+	return t.Files, nil
+}
