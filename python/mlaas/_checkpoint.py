@@ -75,6 +75,10 @@ def _keep(path: str, step: int, best: Optional[str]) -> str:
             target = os.path.join(tmp, name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             _copy(source, target)
+        if not os.path.exists(path) and os.path.exists(os.path.join(tmp, os.path.basename(path) + ".index")):
+            # By this file TensorFlow's latest_checkpoint(folder) finds it.
+            with open(os.path.join(tmp, "checkpoint"), "w", encoding="utf-8") as f:
+                f.write('model_checkpoint_path: "%s"\n' % os.path.basename(path))
         final = os.path.join(base, "step-%d" % step)
         if _place.on_platform():
             # The supervisor takes this folder away when it is safe elsewhere,

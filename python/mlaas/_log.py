@@ -69,7 +69,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.queue: Deque[Tuple[Any, Any, Any]] = deque()
-        self.dropped = 0
+        self.dropped = 0  # of calls, in all; those who log write it
+        self.lost = 0  # of calls that the thread gave up; it writes these two
+        self.reported = 0
         self.step = -1
         self.idle = False
         self.closing = False
@@ -120,6 +122,11 @@ class Recorder:
         try:
             if self.thread is not None or self.closing:
                 return
+            # Imported here and not by the thread: a program that forks in the
+            # middle of an import would wait for it for ever in the child.
+            import json  # noqa: F401
+            import socket  # noqa: F401
+
             # A child of multiprocessing ends without atexit, but runs these.
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
@@ -160,6 +167,7 @@ class Recorder:
         except Exception as e:
             _say.once("sink", "nothing is recorded: %s" % e)
             self.off = True
+            self.off = True
             self.release(list(self.queue))
             self.queue.clear()
             return
@@ -182,15 +190,14 @@ class Recorder:
                 taken = []
                 while self.queue and len(taken) < BATCH:
                     taken.append(self.queue.popleft())
-                dropped, self.dropped = self.dropped, 0
+                dropped = self.dropped + self.lost - self.reported
                 try:
                     sink.write(self.messages(taken, dropped))
-                except Lost as e:
-                    self.dropped += dropped + e.calls(len(taken))
-                    if self.closing:
-                        break
+                    self.reported += dropped
+                except Lost:
+                    break
                 except Exception as e:
-                    self.dropped += dropped + len(taken)
+                    self.lost += len(taken)
                     _say.once("write", "values could not be recorded: %s" % e)
                 self.release(taken)
                 if not self.closing and len(self.queue) < LIMIT // 2:
@@ -322,13 +329,6 @@ def _plain(v: Any) -> Any:
 class Lost(Exception):
     """The supervisor is not reachable and the program ends."""
 
-    def __init__(self, sent: int, messages: int):
-        super().__init__("the supervisor is not reachable")
-        self.sent, self.messages = sent, messages
-
-    def calls(self, n: int) -> int:
-        return n if self.sent == 0 else n * (self.messages - self.sent) // max(1, self.messages)
-
 
 class Socket:
     """Lines of JSON to the supervisor. While it is away, what is in hand is
@@ -347,15 +347,27 @@ class Socket:
         conn = self.socket.socket(self.socket.AF_UNIX, self.socket.SOCK_STREAM)
         try:
             conn.settimeout(2.0)
-            conn.connect(self.path)
+            self.reach(conn)
         except BaseException:
             conn.close()
             raise
         self.conn = conn
 
+    def reach(self, conn: Any) -> None:
+        if len(os.fsencode(self.path)) < 100 or not os.path.isdir("/proc/self/fd"):
+            conn.connect(self.path)
+            return
+        # The system takes no longer path than this; its folder has a short one.
+        folder, name = os.path.split(self.path)
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            conn.connect("/proc/self/fd/%d/%s" % (fd, name))
+        finally:
+            os.close(fd)
+
     def write(self, messages: List[Dict[str, Any]]) -> None:
         wait = 0.05
-        for sent, message in enumerate(messages):
+        for message in messages:
             line = (self.encode(message) + "\n").encode("ascii")
             while True:
                 try:
@@ -370,7 +382,7 @@ class Socket:
                     self.close()
                     if self.recorder.closing:
                         if wait > 1:
-                            raise Lost(sent, len(messages)) from None
+                            raise Lost("the supervisor is not reachable") from None
                     elif wait > 1:
                         _say.once("socket", "the supervisor does not answer; values are kept until it does")
                     self.recorder.wake.wait(wait)
@@ -434,6 +446,7 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     global _recorder
+    _place.after_fork()
     step = _recorder.step
     _recorder = Recorder()
     _recorder.step = step

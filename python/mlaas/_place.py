@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from typing import Any, Dict, Iterator, MutableMapping, Optional, Tuple
 
@@ -10,6 +11,7 @@ from . import _say
 
 _folder: Optional[str] = None  # by hand: this run's folder, once it is needed
 _params: "Optional[Params]" = None
+_making = threading.Lock()
 
 
 def socket_path() -> Optional[str]:
@@ -29,25 +31,34 @@ def off() -> bool:
 def folder() -> str:
     """By hand: ./mlaas-runs/<time>, made now. Two programs never share one."""
     global _folder
-    if _folder is None:
-        base = os.environ.get("MLAAS_RUNS") or "mlaas-runs"
-        name = time.strftime("%Y%m%d-%H%M%S")
-        who, index = _task()
-        if os.environ.get("TF_CONFIG"):
-            name += "-%s-%d" % (who, index)
-        elif os.environ.get("RANK"):
-            name += "-rank-%d" % rank()
-        for n in range(1000):
-            path = os.path.abspath(os.path.join(base, name if n == 0 else "%s-%d" % (name, n)))
-            try:
-                os.makedirs(path)
-            except FileExistsError:
-                continue
-            _folder = path
-            break
-        else:
-            raise OSError("no free name under %s" % base)
-    return _folder
+    with _making:
+        if _folder is None:
+            _folder = _make()
+        return _folder
+
+
+def _make() -> str:
+    base = os.environ.get("MLAAS_RUNS") or "mlaas-runs"
+    name = time.strftime("%Y%m%d-%H%M%S")
+    who, index = _task()
+    if os.environ.get("TF_CONFIG"):
+        name += "-%s-%d" % (who, index)
+    elif os.environ.get("RANK"):
+        name += "-rank-%d" % rank()
+    for n in range(1000):
+        path = os.path.abspath(os.path.join(base, name if n == 0 else "%s-%d" % (name, n)))
+        try:
+            os.makedirs(path)
+        except FileExistsError:
+            continue
+        return path
+    raise OSError("no free name under %s" % base)
+
+
+def after_fork() -> None:
+    """In a child: a lock that a thread of the parent held is held for ever."""
+    global _making
+    _making = threading.Lock()
 
 
 def _int(name: str, default: int) -> int:

@@ -318,12 +318,12 @@ _estimators: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
 def _estimator(model: Any) -> None:
-    _estimators[model] = 0
+    _estimators[model] = max(0, _log._recorder.step)
     for cls in type(model).__mro__:
         for name in ("fit", "partial_fit"):
             inner = cls.__dict__.get(name)
-            if callable(inner) and not getattr(inner, "_mlaas", False) and cls is not object:
-                setattr(cls, name, _wrapped(inner))
+            if inner is not None and hasattr(inner, "__get__") and not isinstance(inner, _Fit):
+                setattr(cls, name, _Fit(inner, name))
     plain = {k: v for k, v in model.get_params(deep=False).items() if v is None or isinstance(v, (bool, int, float, str))}
     _log.record_params(plain)
 
@@ -331,24 +331,35 @@ def _estimator(model: Any) -> None:
 _fitting: List[int] = []  # the estimators that are inside fit: only the outermost is recorded
 
 
-def _wrapped(inner: Callable[..., Any]) -> Callable[..., Any]:
-    import functools
+class _Fit:
+    """A method fit or partial_fit that is recorded for tracked estimators.
 
-    @functools.wraps(inner)
-    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _fitting or not _tracked(self):
-            return inner(self, *args, **kwargs)
-        _fitting.append(id(self))
-        start = time.perf_counter()
-        try:
-            result = inner(self, *args, **kwargs)
-        finally:
-            _fitting.pop()
-        _guarded(_fitted, self, time.perf_counter() - start)
-        return result
+    Some are not functions but descriptors that exist for some settings only,
+    so the original decides first what there is.
+    """
 
-    fit._mlaas = True  # type: ignore[attr-defined]
-    return fit
+    def __init__(self, inner: Any, name: str):
+        self.inner, self.name = inner, name
+        self.__doc__ = getattr(inner, "__doc__", None)
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        found = self.inner.__get__(model, owner)
+        if model is None or _fitting or not _tracked(model):
+            return found
+        import functools
+
+        @functools.wraps(found)
+        def fit(*args: Any, **kwargs: Any) -> Any:
+            _fitting.append(id(model))
+            start = time.perf_counter()
+            try:
+                result = found(*args, **kwargs)
+            finally:
+                _fitting.pop()
+            _guarded(_fitted, model, time.perf_counter() - start, self.name == "fit")
+            return result
+
+        return fit
 
 
 def _tracked(model: Any) -> bool:
@@ -358,12 +369,29 @@ def _tracked(model: Any) -> bool:
         return False
 
 
-def _fitted(model: Any, seconds: float) -> None:
+def _fitted(model: Any, seconds: float, whole: bool) -> None:
     base = _estimators[model]
     length = 0
+    for key, values in (_curves(model) if whole else {}).items():
+        for i, v in enumerate(values):
+            _log.log({key: float(v)}, step=base + i + 1)
+        length = max(length, len(values))
+    _estimators[model] = step = base + max(length, 1)
+    last = {"fit_seconds": seconds}
+    for key, name in (("loss", "loss_"), ("iterations", "n_iter_"), ("best_score", "best_score_"), ("inertia", "inertia_"), ("oob_score", "oob_score_")):
+        v = _try(getattr, model, name)
+        if v is not None and getattr(v, "size", 1) == 1:
+            number = _try(float, v.item() if hasattr(v, "item") else v)
+            if number is not None:
+                last[key] = number
+    _log.log(last, step=step)
+
+
+def _curves(model: Any) -> Dict[str, Any]:
+    """What an estimator wrote down in each round of fit."""
     curves: Dict[str, Any] = {}
     for key, name in (("loss", "loss_curve_"), ("validation_score", "validation_scores_"), ("train_score", "train_score_"), ("validation_score", "validation_score_")):
-        found = getattr(model, name, None)
+        found = _try(getattr, model, name)
         if found is not None and hasattr(found, "__len__") and len(found):
             curves[key] = found
     for source in ("evals_result", "evals_result_"):
@@ -372,19 +400,7 @@ def _fitted(model: Any, seconds: float) -> None:
         for data, metrics in (found or {}).items():
             for metric, values in metrics.items():
                 curves["%s/%s" % (data, metric)] = values
-    for key, values in curves.items():
-        for i, v in enumerate(values):
-            _log.log({key: float(v)}, step=base + i + 1)
-        length = max(length, len(values))
-    _estimators[model] = base + max(length, 1)
-    last = {"fit_seconds": seconds}
-    for key, name in (("loss", "loss_"), ("iterations", "n_iter_"), ("best_score", "best_score_"), ("inertia", "inertia_"), ("oob_score", "oob_score_")):
-        v = _try(getattr, model, name)
-        if key not in curves and v is not None and getattr(v, "size", 1) == 1:
-            number = _try(float, v.item() if hasattr(v, "item") else v)
-            if number is not None:
-                last[key] = number
-    _log.log(last, step=_estimators[model])
+    return curves
 
 
 def _try(f: Callable[..., Any], *args: Any) -> Any:

@@ -32,8 +32,8 @@ type Manager struct {
 	Dir string // absolute; made if it is not there, readable by everyone
 	Log *slog.Logger
 
-	// Torch says where PyTorch comes from. Empty means "auto" where this
-	// machine has a GPU and "cpu" elsewhere; those two are indexes of
+	// Torch says where PyTorch comes from; empty: $MLAAS_TORCH, else "auto"
+	// where this machine has a GPU and "cpu" elsewhere. Those two are indexes of
 	// PyTorch's own, known to the installer. "pypi" means the configured
 	// index, whose wheels for Linux bring several gigabytes of CUDA; an
 	// address means that index besides the configured one.
@@ -174,6 +174,9 @@ func replaceLink(to, link string) error {
 // folder makes a folder under Dir that every user can read, whatever the
 // umask is: replicas run under other users.
 func (m *Manager) folder(names ...string) error {
+	if !filepath.IsAbs(m.Dir) {
+		return fmt.Errorf("the folder of environments is %q, want an absolute path", m.Dir)
+	}
 	at := m.Dir
 	for i := -1; i < len(names); i++ {
 		if i >= 0 {

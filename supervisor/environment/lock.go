@@ -204,6 +204,9 @@ func (m *Manager) torch() string {
 	if m.Torch != "" {
 		return m.Torch
 	}
+	if own := os.Getenv("MLAAS_TORCH"); own != "" {
+		return own
+	}
 	if gpus, _ := filepath.Glob("/dev/nvidia[0-9]*"); len(gpus) > 0 {
 		return "auto"
 	}

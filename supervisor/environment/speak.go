@@ -164,7 +164,7 @@ var (
 	onlyRule      = regexp.MustCompile(`only (?:the following versions of )?(\S+) (?:is|are) available`)
 	noWheelRule   = regexp.MustCompile(`(\S+?)(?:[=<>!~]=?\S*)? has no (?:usable wheels|wheels with a matching (\S+))`)
 	sourceRule    = regexp.MustCompile(`Wheels are required for .?([A-Za-z0-9._-]+)`)
-	fetchRule     = regexp.MustCompile(`Failed to fetch: .?(\S+?)[\x60'"]?(?:$|\s)`)
+	fetchRule     = regexp.MustCompile(`(?m)Failed to fetch: [\x60'"]?(\S+?)[\x60'"]?(?:$|\s)`)
 	parseRule     = regexp.MustCompile(`(?s)Couldn't parse requirement|Failed to parse|error: .*(?:Expected|parse)`)
 	hashRule      = regexp.MustCompile(`Hash mismatch for .?([^\s\x60]+)`)
 )
@@ -280,7 +280,7 @@ func detail(said string) string {
 		for _, p := range []string{"error: ", "cause: ", "× ", "╰─▶ ", "Caused by: "} {
 			line = strings.TrimPrefix(line, p)
 		}
-		if line == "" || strings.HasPrefix(line, "hint:") || strings.HasPrefix(line, "warning:") || line == "No solution found when resolving dependencies" {
+		if strings.Trim(line, "^~ ") == "" || strings.HasPrefix(line, "hint:") || strings.HasPrefix(line, "warning:") || line == "No solution found when resolving dependencies" {
 			continue
 		}
 		parts = append(parts, line)
