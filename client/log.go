@@ -156,6 +156,6 @@ func (t *tail) read(ctx context.Context, yield func(Line, error) bool, follow bo
 // ended reports whether nothing more will be written to the log. Where the
 // server does not say, it will.
 func (t *tail) ended(ctx context.Context) bool {
-	r, err := t.c.Run(ctx, t.run)
+	r, err := t.c.Run(ctx, string(t.run))
 	return err == nil && r.Status.State.Final()
 }

@@ -41,14 +41,17 @@ func (c *Client) Runs(ctx context.Context, job string) iter.Seq2[Run, error] {
 	return each[Run](ctx, c, path("job", job, "run"), nil)
 }
 
-// Run reads one run.
-func (c *Client) Run(ctx context.Context, run mlaas.RunID) (r Run, err error) {
-	return r, c.Do(ctx, Request{Method: http.MethodGet, Path: path("run", string(run))}, &r)
+// Run reads one run by its id, or as JOB.7.
+func (c *Client) Run(ctx context.Context, run string) (r Run, err error) {
+	return r, c.Do(ctx, Request{Method: http.MethodGet, Path: path("run", run)}, &r)
 }
 
-// Stop asks for the end of a job's live runs, or of one run alone.
-func (c *Client) Stop(ctx context.Context, job string, run mlaas.RunID) error {
-	return c.Do(ctx, Request{Method: http.MethodPost, Path: path("job", job, "stop"), Query: ofRun(run)}, nil)
+// Stop asks for the end of a job's live runs, or of one run alone, and returns
+// those that it concerns.
+func (c *Client) Stop(ctx context.Context, job string, run mlaas.RunID) ([]Run, error) {
+	var stopped Page[Run]
+	err := c.Do(ctx, Request{Method: http.MethodPost, Path: path("job", job, "stop"), Query: ofRun(run)}, &stopped)
+	return stopped.Items, err
 }
 
 // Replicas lists the replicas of a run; of a job's newest run where run is

@@ -5,7 +5,6 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"net/url"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -44,11 +43,10 @@ func (c *Client) MakeDataset(ctx context.Context, name string, files []mlaas.Fil
 	return d, c.Do(ctx, Request{Method: http.MethodPost, Path: path("dataset", name), JSON: mlaas.Tree{Files: files}}, &d)
 }
 
-// A Secret is what is known of a secret; never its value.
+// A Secret is what is known of a secret; never what it holds.
 type Secret struct {
 	Name    string    `json:"name"`
 	Version int       `json:"version"`
-	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`
 }
 
@@ -60,9 +58,10 @@ func (c *Client) Secrets(ctx context.Context) iter.Seq2[Secret, error] {
 // SetSecret makes the next version of a secret. Nobody reads it back.
 func (c *Client) SetSecret(ctx context.Context, name, value string) (s Secret, err error) {
 	body := struct {
+		Name  string `json:"name"`
 		Value string `json:"value"`
-	}{value}
-	return s, c.Do(ctx, Request{Method: http.MethodPut, Path: path("secret", name), JSON: body}, &s)
+	}{name, value}
+	return s, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/secret", JSON: body}, &s)
 }
 
 // DeleteSecret deletes every version of a secret.
@@ -70,14 +69,14 @@ func (c *Client) DeleteSecret(ctx context.Context, name string) error {
 	return c.Do(ctx, Request{Method: http.MethodDelete, Path: path("secret", name)}, nil)
 }
 
-// A Session is one login.
+// A Session is one browser that was let in.
 type Session struct {
-	ID      string    `json:"id"`
-	User    string    `json:"user"`
-	Agent   string    `json:"agent"`
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires"`
-	Seen    time.Time `json:"seen"`
+	ID      string     `json:"id"`
+	Agent   string     `json:"agent"`
+	Address string     `json:"address"`
+	Created time.Time  `json:"created"`
+	Expires time.Time  `json:"expires"`
+	Revoked *time.Time `json:"revoked,omitempty"`
 }
 
 // Sessions lists who is logged in.
@@ -113,13 +112,19 @@ type Environment struct {
 	mlaas.Locked
 }
 
-// GC frees what is no longer needed, and tells what it freed.
-func (c *Client) GC(ctx context.Context, dry bool) (out map[string]any, err error) {
-	q := url.Values{}
-	if dry {
-		q.Set("dry", "true")
-	}
-	return out, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/gc", Query: q}, &out)
+// A GC is what was collected.
+type GC struct {
+	Jobs        int         `json:"jobs"`        // deleted too long ago to be restored
+	Checkpoints int         `json:"checkpoints"` // beyond those that are kept of each run
+	Blobs       int         `json:"blobs"`       // pieces of content that nothing names
+	Freed       mlaas.Bytes `json:"freed"`       // of those
+	Logs        mlaas.Bytes `json:"logs"`        // of lines and points over the cap
+	Places      []string    `json:"places"`      // what else was swept, a sentence each
+}
+
+// GC removes what nothing needs any more.
+func (c *Client) GC(ctx context.Context) (out GC, err error) {
+	return out, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/gc"}, &out)
 }
 
 // Status tells how the platform is.

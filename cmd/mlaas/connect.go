@@ -102,6 +102,10 @@ func findJob(ctx context.Context, cl *client.Client, ref string) (mlaas.Job, err
 	if ref == "" {
 		return mlaas.Job{}, tell{What: "a job has no empty name", Kind: mlaas.ErrInvalid, Fix: "see   mlaas job ls"}
 	}
+	j, err := cl.Job(ctx, ref)
+	if err == nil || !errors.Is(err, mlaas.ErrNotFound) {
+		return j, err
+	}
 	jobs, err := client.Collect(cl.Jobs(ctx, false))
 	if err != nil {
 		return mlaas.Job{}, err
@@ -109,9 +113,6 @@ func findJob(ctx context.Context, cl *client.Client, ref string) (mlaas.Job, err
 	var names []string
 	var near []mlaas.Job
 	for _, j := range jobs {
-		if j.Name == ref || string(j.ID) == ref {
-			return j, nil
-		}
 		names = append(names, j.Name)
 		if strings.HasPrefix(string(j.ID), ref) {
 			near = append(near, j)
@@ -119,7 +120,7 @@ func findJob(ctx context.Context, cl *client.Client, ref string) (mlaas.Job, err
 	}
 	switch {
 	case len(near) == 1:
-		return near[0], nil
+		return cl.Job(ctx, string(near[0].ID)) // whole, with its results
 	case len(near) > 1:
 		return mlaas.Job{}, tell{What: fmt.Sprintf("%q begins the ids of %d jobs", ref, len(near)), Kind: mlaas.ErrNotFound,
 			Fix: "write more of the id, or the name: " + near[0].Name + ", " + near[1].Name + " ..."}
@@ -129,8 +130,12 @@ func findJob(ctx context.Context, cl *client.Client, ref string) (mlaas.Job, err
 
 // findRun finds a run: NAME/7, the newest of NAME, or a run by its id.
 func findRun(ctx context.Context, cl *client.Client, ref string) (client.Run, error) {
-	if !strings.Contains(ref, "/") && len(ref) == 26 {
-		if r, err := cl.Run(ctx, mlaas.RunID(ref)); err == nil || !errors.Is(err, mlaas.ErrNotFound) {
+	if name, number, ok := strings.Cut(ref, "/"); ok || len(ref) == 26 {
+		at := ref
+		if ok {
+			at = name + "." + number
+		}
+		if r, err := cl.Run(ctx, at); err == nil || !errors.Is(err, mlaas.ErrNotFound) {
 			return r, err
 		}
 	}

@@ -387,11 +387,7 @@ func (c *cli) jobRun() *cobra.Command {
 			if first(s.Workers, s.PS, s.CPU, s.Memory, s.GPU) != "" {
 				ask.Roles = to.Roles
 			}
-			asked, err := cl.StartRun(ctx, string(j.ID), ask, key)
-			if err != nil {
-				return err
-			}
-			run, err := cl.Run(ctx, asked.ID)
+			run, err := cl.StartRun(ctx, string(j.ID), ask, key)
 			if err != nil {
 				return err
 			}
@@ -419,33 +415,38 @@ func (c *cli) jobStop() *cobra.Command {
 	cmd := &cobra.Command{Use: "stop JOB|JOB/N", Short: "Stop the runs of a job, or one of them", Args: one("JOB or JOB/N", "mlaas job stop mnist"),
 		Example: "  mlaas job stop mnist        every run of it that lives\n  mlaas job stop mnist/7 --wait",
 		RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
-			var run client.Run
 			j, err := findJob(ctx, cl, args[0])
-			if err == nil && (wait || strings.Contains(args[0], "/")) {
-				run, err = findRun(ctx, cl, args[0])
-			}
 			if err != nil {
 				return err
 			}
 			only := mlaas.RunID("")
-			name := j.Name
 			if strings.Contains(args[0], "/") {
-				only, name = run.ID, runName(run)
-			}
-			if err := cl.Stop(ctx, string(j.ID), only); err != nil {
-				return err
-			}
-			if !wait {
-				c.done("%s is asked to stop", name)
-				return nil
-			}
-			for seen, err := range cl.Watch(ctx, run.ID) {
+				run, err := findRun(ctx, cl, args[0])
 				if err != nil {
 					return err
 				}
-				run = seen.Run
+				only = run.ID
 			}
-			c.done("%s: %s", runName(run), join(": ", string(run.Status.State), run.Status.Reason))
+			stopped, err := cl.Stop(ctx, string(j.ID), only)
+			if err != nil {
+				return err
+			}
+			if len(stopped) == 0 {
+				c.say("nothing of %s runs", args[0])
+			}
+			for _, run := range stopped {
+				if !wait {
+					c.done("%s is asked to stop", runName(run))
+					continue
+				}
+				for seen, err := range cl.Watch(ctx, run.ID) {
+					if err != nil {
+						return err
+					}
+					run = seen.Run
+				}
+				c.done("%s: %s", runName(run), join(": ", string(run.Status.State), run.Status.Reason))
+			}
 			return nil
 		})}
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when it has ended")

@@ -117,18 +117,28 @@ func outline(m map[string]any, indent string) string {
 }
 
 func (c *cli) gcCommand() *cobra.Command {
-	var dry bool
-	cmd := &cobra.Command{Use: "gc", Short: "Free what is no longer needed: old logs, blobs, environments", Args: cobra.NoArgs,
-		Example: "  mlaas gc --dry-run\n  mlaas gc",
+	return &cobra.Command{Use: "gc", Short: "Free what is no longer needed: deleted jobs, old logs, unused content", Args: cobra.NoArgs,
+		Example: "  mlaas gc",
+		Long: `Frees what nothing needs: jobs deleted more than 7 days ago, checkpoints beyond
+those that are kept, content that nothing names, and the oldest logs over their
+cap. The platform does so by itself once a day.`,
 		RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
-			freed, err := cl.GC(ctx, dry)
+			freed, err := cl.GC(ctx)
 			if err != nil {
 				return err
 			}
-			return c.show(freed, nil, func() string { return outline(freed, "") })
+			return c.show(freed, nil, func() string {
+				t := table{Head: []string{"FREED", "WHAT"}}
+				t.row("", count(freed.Jobs, "job")+" deleted more than 7 days ago")
+				t.row("", count(freed.Checkpoints, "checkpoint")+" beyond those that are kept")
+				t.row(size(freed.Freed), count(freed.Blobs, "piece")+" of content that nothing names")
+				t.row(size(freed.Logs), "of logs and metrics over their cap")
+				for _, p := range freed.Places {
+					t.row("", p)
+				}
+				return t.String()
+			})
 		})}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be freed")
-	return cmd
 }
 
 func (c *cli) apiCommand() *cobra.Command {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -118,15 +119,14 @@ func (c *cli) prepare(ctx context.Context, cl *client.Client, s *specFlags, src 
 
 // jobNamed finds a job by its whole name; nil where there is none.
 func jobNamed(ctx context.Context, cl *client.Client, name string) (*mlaas.Job, error) {
-	for j, err := range cl.Jobs(ctx, false) {
-		if err != nil {
-			return nil, err
-		}
-		if j.Name == name {
-			return &j, nil
-		}
+	j, err := cl.Job(ctx, name)
+	switch {
+	case errors.Is(err, mlaas.ErrNotFound) || err == nil && j.Name != name:
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return nil, nil
+	return &j, nil
 }
 
 // push sends a bundle as a version of a job.
@@ -158,11 +158,7 @@ func (c *cli) push(ctx context.Context, cl *client.Client, job mlaas.Job, b *bun
 
 // start asks for a run and says its name.
 func (c *cli) start(ctx context.Context, cl *client.Client, job mlaas.Job, ask client.RunAsk) (client.Run, error) {
-	asked, err := cl.StartRun(ctx, string(job.ID), ask, "")
-	if err != nil {
-		return asked, err
-	}
-	run, err := cl.Run(ctx, asked.ID)
+	run, err := cl.StartRun(ctx, string(job.ID), ask, "")
 	if err == nil {
 		c.done("run %s", runName(run))
 	}

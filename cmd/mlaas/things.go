@@ -88,10 +88,14 @@ func (c *cli) sessionCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t := table{Head: []string{"ID", "WHAT", "MADE", "EXPIRES"}}
+				t := table{Head: []string{"ID", "BROWSER", "FROM", "MADE", "UNTIL"}}
 				var names []string
 				for _, s := range all {
-					t.row(s.ID, dash(s.Agent), ago(time.Now(), s.Created), s.Expires.Local().Format("2006-01-02 15:04"))
+					until := s.Expires.Local().Format("2006-01-02 15:04")
+					if s.Revoked != nil {
+						until = "revoked"
+					}
+					t.row(s.ID, dash(cut(s.Agent, 40)), dash(s.Address), ago(time.Now(), s.Created), until)
 					names = append(names, s.ID)
 				}
 				return c.show(all, names, t.String)
