@@ -73,6 +73,9 @@ func (c *cli) codeCommand() *cobra.Command {
 				return c.codeDiff(ctx, cl, j, versionID(args[1]), versionID(to))
 			})},
 	)
+	for _, sub := range code.Commands() {
+		c.completesJobs(sub)
+	}
 	return code
 }
 

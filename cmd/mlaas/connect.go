@@ -96,6 +96,32 @@ func (c *cli) with(do func(ctx context.Context, cl *client.Client, args []string
 	}
 }
 
+// completesJobs makes a command offer the names of jobs as its first argument.
+func (c *cli) completesJobs(cmd *cobra.Command) *cobra.Command {
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		cl, err := c.connect()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+		defer cancel()
+		var names []string
+		for j, err := range cl.Jobs(ctx, false) {
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveError
+			}
+			if strings.HasPrefix(j.Name, begun) {
+				names = append(names, j.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+	return cmd
+}
+
 // findJob finds a job by its name, its id or the unique beginning of its id.
 func findJob(ctx context.Context, cl *client.Client, ref string) (mlaas.Job, error) {
 	ref, _, _ = strings.Cut(ref, "/")

@@ -46,7 +46,10 @@ func (c *cli) jobCommand() *cobra.Command {
   mlaas job get mnist -o yaml      what it is, ready for mlaas.yaml
   mlaas job wait mnist             until its newest run has ended
   mlaas job stop mnist/7           one run; without /7 all that live`}
-	job.AddCommand(c.jobList(), c.jobGet(), c.jobCreate(), c.jobEdit(), c.jobRun(), c.jobStop(), c.jobWait(), c.jobRemove(), c.jobRestore())
+	job.AddCommand(c.jobList(), c.jobCreate(), c.jobRestore())
+	for _, sub := range []*cobra.Command{c.jobGet(), c.jobEdit(), c.jobRun(), c.jobStop(), c.jobWait(), c.jobRemove()} {
+		job.AddCommand(c.completesJobs(sub))
+	}
 	return job
 }
 

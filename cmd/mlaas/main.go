@@ -111,7 +111,7 @@ shows what each of them says as it says it, and keeps what they made.`,
 			root.AddCommand(sub)
 		}
 	}
-	add("work", c.runCommand(), c.logsCommand(), c.metricsCommand(), c.replicasCommand())
+	add("work", c.runCommand(), c.completesJobs(c.logsCommand()), c.completesJobs(c.metricsCommand()), c.completesJobs(c.replicasCommand()))
 	add("things", c.jobCommand(), c.codeCommand(), c.dataCommand(), c.envCommand(), c.secretCommand(), c.sessionCommand())
 	add("platform", c.upCommand(), c.downCommand(), c.statusCommand(), c.clusterCommand(), c.doctorCommand(), c.gcCommand(),
 		c.benchCommand(), c.apiCommand(), c.versionCommand(), c.completionCommand())

@@ -73,7 +73,8 @@ type source struct {
 	Name     choice         // of the job
 	Entry    choice         // the file to start; empty where the job file has a command
 	Found    []imported
-	Required []string // lines of requirements.txt
+	Required []string // packages that the code itself asks for
+	Requires string   // where it does: requirements.txt, or the program
 	Notes    []string // what the user should hear
 }
 
@@ -125,6 +126,10 @@ func (s *source) single(root, base string) (err error) {
 	files := []string{base}
 	if strings.HasSuffix(base, ".py") {
 		s.Found, files = imports(os.DirFS(root), base)
+		if s.Required, err = inlined(filepath.Join(root, base)); err != nil {
+			return err
+		}
+		s.Requires = base
 	}
 	if s.Bundle, err = only(root, files); err != nil {
 		return err
@@ -170,6 +175,7 @@ func (s *source) folder(root, entry string) (err error) {
 	}
 	if s.Bundle.has("requirements.txt") {
 		var left []string
+		s.Requires = "requirements.txt"
 		if s.Required, left, err = requirements(filepath.Join(root, "requirements.txt")); err != nil {
 			return err
 		}
@@ -265,6 +271,33 @@ func requirements(file string) (lines, options []string, err error) {
 		}
 	}
 	return lines, options, nil
+}
+
+var (
+	inlineRule   = regexp.MustCompile(`(?m)^# /// script[ \t]*\n((?:#[^\n]*\n)*?)# ///[ \t]*$`)
+	dependencies = regexp.MustCompile(`(?s)\bdependencies\s*=\s*\[(.*?)\n?#?\s*\]\s*(?:\n|$)`)
+	quotedRule   = regexp.MustCompile(`"([^"\n]+)"|'([^'\n]+)'`)
+)
+
+// inlined reads the packages that a program names in its own head, in a block
+// "# /// script" (PEP 723).
+func inlined(file string) (out []string, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, missing(file, err)
+	}
+	block := inlineRule.FindSubmatch(text)
+	if block == nil {
+		return nil, nil
+	}
+	list := dependencies.FindSubmatch(block[1])
+	if list == nil {
+		return nil, nil
+	}
+	for _, m := range quotedRule.FindAllSubmatch(list[1], -1) {
+		out = append(out, string(m[1])+string(m[2]))
+	}
+	return out, nil
 }
 
 // A plan is what will be asked of the platform, and why.
@@ -563,7 +596,7 @@ func (s *specFlags) packages(p *plan, src *source, add []choice, unknown []impor
 		}
 	case len(src.Required) > 0:
 		e.Packages = slices.Clone(src.Required)
-		p.row("packages", strings.Join(e.Packages, " "), "requirements.txt")
+		p.row("packages", strings.Join(e.Packages, " "), src.Requires)
 	default:
 		if len(e.Packages) > 0 {
 			p.row("packages", strings.Join(e.Packages, " "), kept)
