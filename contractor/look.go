@@ -102,7 +102,7 @@ func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
 			return sight{event: jobengine.StartRefused, why: sentence(err)}, nil
 		}
 		return sight{event: jobengine.RunAsked}, nil
-	case mlaas.Starting, mlaas.Running, mlaas.Resizing:
+	case mlaas.Queued, mlaas.Starting, mlaas.Running, mlaas.Resizing: // in line: of the attempt whose replicas still end
 		if s, done := l.done(); done {
 			return s, nil
 		}
@@ -463,6 +463,9 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 			l.started()
 		}
 		l.end(s.why)
+		if n := len(st.Attempts); n > 0 && r.On == jobengine.WorkersDone {
+			st.Attempts[n-1].Reason = s.why // also where a loss was seen first
+		}
 		st.Reason = s.why + "; ends " + l.left()
 		l.unwanted(s.why)
 		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
@@ -474,7 +477,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 			st.Restarts.User++
 		}
 		l.end(s.why)
-		st.Next = l.now.Add(pause(*st))
+		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain) // its replicas should be gone long before
 		st.Reason = fmt.Sprintf("%s; attempt %d begins in %s at the earliest, after the replicas of attempt %d have ended", s.why, st.Epoch+1, span(pause(*st)), st.Epoch)
 		l.unwanted(s.why)
 	case jobengine.Resize:

@@ -114,8 +114,10 @@ var Table = []Rule{
 	{mlaas.Queued, CannotEver, mlaas.Failed, Finish},
 	{mlaas.Queued, StopAsked, mlaas.Stopping, Stop},
 
-	// Back in line, the replicas of the last attempt end first.
+	// Back in line, the replicas of the last attempt end first. It may turn out
+	// that their work was done: then nothing runs again.
 	{mlaas.Queued, ReplicasGone, mlaas.Queued, Free},
+	{mlaas.Queued, WorkersDone, mlaas.Stopping, Succeed},
 	{mlaas.Queued, Overdue, mlaas.Queued, AskAgain},
 
 	// Replicas come, get their code and start. A short program may be over

@@ -36,6 +36,7 @@ func TestLives(t *testing.T) {
 		{"machine lost while starting", []Event{RunAsked, Admitted, Loss, ReplicasGone, Admitted, LossSpent, GoneFailed}, mlaas.Failed},
 		{"machine lost again and again", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, LossSpent, Loss, GoneFailed}, mlaas.Failed},
 		{"lost after the workers were done", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, WorkersDone, Loss, LossSpent, GoneSucceeded}, mlaas.Succeeded},
+		{"done although a ps was lost", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, Loss, WorkersDone, GoneSucceeded, Admitted}, mlaas.Succeeded},
 		{"stopped while the old replicas end", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, Loss, StopAsked, GoneStopped}, mlaas.Stopped},
 		{"a rule restarts it", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, RuleRestart, RuleRestart}, mlaas.Queued},
 		{"a rule stops it", []Event{RunAsked, Admitted, ReplicasReady, ProgramsStarted, RuleStop, RuleRestart, GoneStopped}, mlaas.Stopped},
