@@ -64,6 +64,10 @@ type Driver interface {
 // MaxDeliveries is how often a message is delivered before it is parked.
 const MaxDeliveries = 5
 
+// MaxData is how many bytes a row or a message may have; more is
+// mlaas.ErrTooLarge. Large things are blobs.
+const MaxData = 16 << 20
+
 // ErrNotHeld is the mlaas.ErrConflict of a claim that passed to another, so
 // that a hearer knows that handling the message again is not its business.
 var ErrNotHeld = fmt.Errorf("the message is no longer held: %w", mlaas.ErrConflict)

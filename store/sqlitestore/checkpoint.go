@@ -1,0 +1,89 @@
+package sqlitestore
+
+import (
+	"database/sql/driver"
+	"time"
+
+	"mlaas.dev/mlaas/internal/failpoint"
+)
+
+// The log takes the commits, in pages of 4 KiB; copying it into the file is a
+// second fsync, and is not what a commit should wait for. A goroutine does it
+// when the log is long, or was used and then left alone for a while. Writing
+// begins at the start of the log again when all of it was copied; where
+// writing never pauses, that moment is made by the writer itself.
+const (
+	longLog  = 8 << 10  // pages: copy them now, and again after as many
+	hugeLog  = 32 << 10 // pages: copy the rest between two commits
+	restTime = 15 * time.Second
+)
+
+// account counts what the last transaction wrote.
+func (w *writer) account() {
+	if w.store.path == "" {
+		return
+	}
+	before, written := w.pages, w.conn.written()
+	w.pages += written - w.counted
+	w.counted = written
+	notify(w.used)
+	if w.pages/longLog > before/longLog {
+		notify(w.heavy)
+	}
+	if w.pages < hugeLog {
+		return
+	}
+	if total, copied, err := copyLog(w.conn); err == nil && total == copied {
+		w.pages = 0
+	}
+}
+
+// copyLog copies what it can without waiting for anybody.
+func copyLog(c *conn) (total, copied int64, err error) {
+	failpoint.Hit("store.checkpoint.before")
+	err = c.query(func(v []driver.Value) bool {
+		total, _ = v[1].(int64)
+		copied, _ = v[2].(int64)
+		return false
+	}, "PRAGMA wal_checkpoint(PASSIVE)")
+	if err == nil {
+		failpoint.Hit("store.checkpoint.after")
+	}
+	return total, copied, err
+}
+
+func (s *Store) checkpoints() {
+	var c *conn
+	defer func() {
+		if c != nil {
+			c.close()
+		}
+	}()
+	for {
+		select {
+		case <-s.closing:
+			return
+		case <-s.writer.heavy:
+		case <-s.writer.used:
+			rest := time.NewTimer(restTime)
+			select {
+			case <-s.closing:
+				rest.Stop()
+				return
+			case <-s.writer.heavy:
+				rest.Stop()
+			case <-rest.C:
+			}
+		}
+		var err error
+		if c == nil {
+			c, err = s.dial("wal_autocheckpoint(0)")
+		}
+		if err == nil {
+			_, _, err = copyLog(c)
+		}
+		if err != nil {
+			s.log.Warn("the log of the store was not copied into its file, and stays as it is", "error", explain(s.path, err))
+		}
+	}
+}
