@@ -5,6 +5,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/url"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -40,7 +41,11 @@ func (c *Client) HasBlob(ctx context.Context, d mlaas.Digest) (bool, error) {
 // MakeDataset makes the next version of a dataset from files whose bytes the
 // server has. Equal content is the version that is there already.
 func (c *Client) MakeDataset(ctx context.Context, name string, files []mlaas.File) (d mlaas.Dataset, err error) {
-	return d, c.Do(ctx, Request{Method: http.MethodPost, Path: path("dataset", name), JSON: mlaas.Tree{Files: files}}, &d)
+	body := struct {
+		Name  string       `json:"name"`
+		Files []mlaas.File `json:"files"`
+	}{name, files}
+	return d, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/dataset", JSON: body}, &d)
 }
 
 // A Secret is what is known of a secret; never what it holds.
@@ -101,15 +106,41 @@ type Cluster struct {
 	Runs int             `json:"runs"`
 }
 
-// Environments lists the frameworks that an environment may be of, and the
-// locked environments there are.
-func (c *Client) Environments(ctx context.Context) iter.Seq2[Environment, error] {
-	return each[Environment](ctx, c, "/api/environment", nil)
+// Environments are those that were resolved, and what there is to choose from.
+type Environments struct {
+	Items     []mlaas.Locked `json:"items"`
+	Catalogue []Framework    `json:"catalogue"`
 }
 
-// An Environment is a locked environment.
-type Environment struct {
-	mlaas.Locked
+// A Framework is what an environment can be of.
+type Framework struct {
+	Name     string   `json:"name"`
+	Packages []string `json:"packages"`
+	Pythons  []string `json:"pythons"`
+	Notes    string   `json:"notes,omitempty"`
+}
+
+// Environments reads what environments can be of, and those of one framework,
+// or of all, that were resolved.
+func (c *Client) Environments(ctx context.Context, framework string) (out Environments, err error) {
+	q := url.Values{"limit": {"500"}}
+	if framework != "" {
+		q.Set("framework", framework)
+	}
+	for {
+		var page struct {
+			Environments
+			Next string `json:"next_page_token"`
+		}
+		if err := c.Do(ctx, Request{Method: http.MethodGet, Path: "/api/environment", Query: q}, &page); err != nil {
+			return out, err
+		}
+		out.Items, out.Catalogue = append(out.Items, page.Items...), page.Catalogue
+		if page.Next == "" {
+			return out, nil
+		}
+		q.Set("page_token", page.Next)
+	}
 }
 
 // A GC is what was collected.
@@ -127,7 +158,37 @@ func (c *Client) GC(ctx context.Context) (out GC, err error) {
 	return out, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/gc"}, &out)
 }
 
+// A Status is how the platform is.
+type Status struct {
+	Version string    `json:"version"`
+	Time    time.Time `json:"time"`
+	Data    string    `json:"data,omitempty"`
+	Disk    struct {
+		Used map[string]int64 `json:"used"`
+		Caps map[string]int64 `json:"caps"`
+		Free int64            `json:"free"`
+	} `json:"disk"`
+	Store struct {
+		Records int64   `json:"records"`
+		Waiting int64   `json:"waiting"`
+		Parked  int64   `json:"parked"`
+		Oldest  float64 `json:"oldest_seconds"`
+		Commits int64   `json:"commits"`
+		Syncs   int64   `json:"syncs"`
+		Size    int64   `json:"size"`
+		Seq     int64   `json:"seq"`
+	} `json:"store"`
+	Runs     map[string]int `json:"runs"`
+	Replicas map[string]int `json:"replicas"`
+	Clusters []Cluster      `json:"clusters"`
+	Limits   []string       `json:"limits"`
+	Process  struct {
+		Goroutines int   `json:"goroutines"`
+		Heap       int64 `json:"heap"`
+	} `json:"process"`
+}
+
 // Status tells how the platform is.
-func (c *Client) Status(ctx context.Context) (out map[string]any, err error) {
+func (c *Client) Status(ctx context.Context) (out Status, err error) {
 	return out, c.Do(ctx, Request{Method: http.MethodGet, Path: "/api/status"}, &out)
 }

@@ -245,7 +245,7 @@ func (c *cli) specFrom(file string) (*mlaas.JobSpec, error) {
 	}
 	spec, err := parseSpec(text)
 	if err != nil {
-		return nil, In("standard input", err)
+		return nil, inFile("standard input", err)
 	}
 	return spec, nil
 }

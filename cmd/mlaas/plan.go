@@ -227,13 +227,13 @@ func readSpec(file string) (*mlaas.JobSpec, error) {
 	}
 	spec, err := parseSpec(text)
 	if err != nil {
-		return nil, In(filepath.Base(file), err)
+		return nil, inFile(filepath.Base(file), err)
 	}
 	return spec, nil
 }
 
-// In puts the name of a file before what is wrong in it.
-func In(file string, err error) error {
+// inFile puts the name of a file before what is wrong in it.
+func inFile(file string, err error) error {
 	if t, ok := errors.AsType[tell](err); ok {
 		t.What = file + ": " + t.What
 		return t
@@ -731,7 +731,7 @@ func (p *plan) set(text string) error {
 	}
 	spec, err := parseSpec(raw)
 	if err != nil {
-		return In("--set "+text, err)
+		return inFile("--set "+text, err)
 	}
 	p.Spec = *spec
 	p.row("set", at+" = "+value, "--set")

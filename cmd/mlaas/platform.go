@@ -87,33 +87,52 @@ func (c *cli) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(s, []string{cl.URL}, func() string { return outline(s, "") })
+			return c.show(s, []string{cl.URL}, func() string { return condition(cl.URL, s) })
 		})}
 }
 
-// outline prints nested data as indented lines.
-func outline(m map[string]any, indent string) string {
+// condition is how the platform is, in lines.
+func condition(at string, s client.Status) string {
 	var b strings.Builder
-	for _, k := range sortedKeys(m) {
-		switch v := m[k].(type) {
-		case map[string]any:
-			if len(v) > 0 {
-				fmt.Fprintf(&b, "%s%s\n%s", indent, k, outline(v, indent+"  "))
-			}
-		case []any:
-			for _, item := range v {
-				if inner, ok := item.(map[string]any); ok {
-					fmt.Fprintf(&b, "%s%s\n%s", indent, k, outline(inner, indent+"  "))
-				} else {
-					fmt.Fprintf(&b, "%s%-*s %v\n", indent, 16-len(indent), k, item)
-				}
-			}
-		case nil:
-		default:
-			fmt.Fprintf(&b, "%s%-*s %v\n", indent, 16-len(indent), k, v)
+	line := func(what, format string, args ...any) { fmt.Fprintf(&b, "%-10s %s\n", what, fmt.Sprintf(format, args...)) }
+	line("platform", "mlaas %s at %s", dash(s.Version), at)
+	line("runs", "%s", tally(s.Runs))
+	line("replicas", "%s", tally(s.Replicas))
+	for _, k := range s.Clusters {
+		state := "up"
+		if !k.Up {
+			state = "down: " + k.Reason
 		}
+		line("cluster", "%s is %s; promised: cpu %s of %s, memory %s of %s, GPUs %d of %d", k.Name, state,
+			k.Used.CPU, k.Capacity.CPU, size(k.Used.Memory), size(k.Capacity.Memory), k.Used.GPU.Count, k.Capacity.GPU.Count)
 	}
+	for _, l := range s.Limits {
+		line("limit", "%s", l)
+	}
+	if s.Data != "" {
+		line("data", "%s, %s free", s.Data, size(s.Disk.Free))
+	}
+	for _, part := range sortedKeys(s.Disk.Used) {
+		most := ""
+		if n := s.Disk.Caps[part]; n > 0 {
+			most = " of at most " + size(n)
+		}
+		line("", "%-9s %s%s", part, size(s.Disk.Used[part]), most)
+	}
+	parked := ""
+	if s.Store.Parked > 0 {
+		parked = fmt.Sprintf(", %d given up", s.Store.Parked)
+	}
+	line("store", "%s, %s waiting%s, %d commits in %d durable writes", count(int(s.Store.Records), "record"), count(int(s.Store.Waiting), "message"), parked, s.Store.Commits, s.Store.Syncs)
 	return b.String()
+}
+
+func tally(of map[string]int) string {
+	var out []string
+	for _, k := range sortedKeys(of) {
+		out = append(out, fmt.Sprintf("%d %s", of[k], k))
+	}
+	return first(strings.Join(out, ", "), "none live")
 }
 
 func (c *cli) gcCommand() *cobra.Command {

@@ -92,6 +92,9 @@ func (c *cli) prepare(ctx context.Context, cl *client.Client, s *specFlags, src 
 	if err != nil {
 		return mlaas.Job{}, err
 	}
+	if err := knownFramework(ctx, cl, p.Spec.Environment.Framework); err != nil {
+		return mlaas.Job{}, err
+	}
 	c.say("%s", c.paint(bold, "Plan"))
 	c.say("%s", trimLast(p.String()))
 	for _, n := range p.Notes {
