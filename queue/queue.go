@@ -45,9 +45,11 @@ func subject[M any]() string { return reflect.TypeFor[M]().Name() }
 // An Inbox hears the messages to one service. Fill in the fields, say what
 // handles each type with [On], then call Run.
 type Inbox struct {
-	DB   store.Driver
-	Name string // mlaas.ToContractor, ...
-	Log  *slog.Logger
+	DB       store.Driver
+	Name     string // mlaas.ToContractor, ...
+	Log      *slog.Logger
+	Lease    time.Duration // how long a handler may take; 0: 60 s
+	Parallel int           // messages of different keys at once; 0: 16
 
 	handlers map[string]func(context.Context, json.RawMessage) (store.Batch, error)
 }
