@@ -350,7 +350,27 @@ func (s *specFlags) make(src *source, had *mlaas.JobSpec, args []string, env fun
 		}
 	}
 	p.Spec.Complete()
+	if src.File != nil && had != nil {
+		p.keep(had)
+	}
 	return p, p.Spec.Check()
+}
+
+// keep keeps what a job file says nothing of because it is not its user who
+// writes it: the lock of an unchanged environment, and the platform's labels.
+func (p *plan) keep(had *mlaas.JobSpec) {
+	if e := &p.Spec.Environment; e.Lock == "" && e.Spec() == had.Environment.Spec() {
+		e.Lock = had.Environment.Lock
+	}
+	for k, v := range had.Labels {
+		if !strings.HasPrefix(k, "mlaas.dev/") {
+			continue
+		}
+		if p.Spec.Labels == nil {
+			p.Spec.Labels = map[string]string{}
+		}
+		p.Spec.Labels[k] = v
+	}
 }
 
 func clone(spec mlaas.JobSpec) (out mlaas.JobSpec) {

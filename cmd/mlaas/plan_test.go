@@ -80,6 +80,10 @@ func TestPlan(t *testing.T) {
 			"roles": {"worker": {"replicas": "2-3", "cpu": "2"}}, "execution": {"command": ["python", "old.py", "x"], "parameters": {"lr": 1}}, "labels": {"team": "a"}}`,
 			`{"name": "plain", "environment": {"framework": "jax", "lock": "sha256:1", "variables": {"A": "1"}}, "labels": {"team": "a"},
 			"roles": {"worker": {"replicas": "2-3", "cpu": "2", "memory": "2Gi"}}, "execution": {"command": ["python", "plain.py"], "parameters": {"lr": 1}}}`},
+		{"a job file leaves what the platform wrote", "file", `{"name": "mnist", "environment": {"framework": "keras", "lock": "sha256:1"}, "labels": {"mlaas.dev/lock-before": "sha256:0", "team": "a"}}`,
+			`{"name": "mnist", "environment": {"framework": "keras", "lock": "sha256:1"}, "labels": {"mlaas.dev/lock-before": "sha256:0"},
+			"roles": {"worker": {"replicas": "2-4", "cpu": "1.5"}, "ps": {"replicas": 1}},
+			"execution": {"command": ["python", "go.py"], "parameters": {"steps": 100}}}`},
 		{"another environment is locked anew", "plain.py --package six", `{"name": "plain", "environment": {"framework": "jax", "lock": "sha256:1"}}`,
 			`{"name": "plain", "environment": {"framework": "jax", "packages": ["six"]}, "execution": {"command": ["python", "plain.py"]}}`},
 	}

@@ -94,7 +94,9 @@ func (c *cli) statusCommand() *cobra.Command {
 // condition is how the platform is, in lines.
 func condition(at string, s client.Status) string {
 	var b strings.Builder
-	line := func(what, format string, args ...any) { fmt.Fprintf(&b, "%-10s %s\n", what, fmt.Sprintf(format, args...)) }
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s %s\n", what, fmt.Sprintf(format, args...))
+	}
 	line("platform", "mlaas %s at %s", dash(s.Version), at)
 	line("runs", "%s", tally(s.Runs))
 	line("replicas", "%s", tally(s.Replicas))
