@@ -57,7 +57,8 @@ type room struct {
 }
 
 // admit serves the line until nothing more can start.
-func (c *Contractor) admit(ctx context.Context, line *line) error {
+func (c *Contractor) admit(ctx context.Context, line *line) (err error) {
+	defer safely(&err)
 	for range tries {
 		again, err := c.pass(ctx, line)
 		if err != nil || !again {

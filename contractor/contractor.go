@@ -11,8 +11,11 @@ package contractor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,7 +69,7 @@ func (c *Contractor) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
 	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log()}
 	k := &keeper{c: c, next: map[key]time.Time{}, wake: make(chan struct{}, 1)}
@@ -83,7 +86,7 @@ func (c *Contractor) Run(ctx context.Context) error {
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return in.Run(ctx) })
-	g.Go(func() error { return k.run(ctx) })
+	g.Go(func() error { k.run(ctx); return nil })
 	return g.Wait()
 }
 
@@ -120,69 +123,66 @@ type keeper struct {
 	seen store.Key // how far the search for runs that nobody heard of has come
 }
 
-func (k *keeper) run(ctx context.Context) error {
+func (k *keeper) run(ctx context.Context) {
 	changes := make(chan store.Change, 256)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return k.watch(ctx, changes) })
-	g.Go(func() error {
-		regular := time.NewTimer(0) // at once: somebody may have died before us
-		defer regular.Stop()
-		deadline := time.NewTimer(time.Hour)
-		defer deadline.Stop()
-		for {
-			deadline.Reset(k.until())
-			admit := false
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-k.wake:
-				admit = true
-			case change := <-changes:
-				admit = k.note(change)
-				for more := true; more; { // a burst is one reason to look
-					select {
-					case change = <-changes:
-						admit = k.note(change) || admit
-					default:
-						more = false
-					}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { k.watch(ctx, changes) })
+	regular := time.NewTimer(0) // at once: somebody may have died before us
+	defer regular.Stop()
+	deadline := time.NewTimer(review)
+	defer deadline.Stop()
+	for {
+		deadline.Reset(k.until())
+		admit := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+			admit = true
+		case change := <-changes:
+			admit = k.note(change)
+			for more := true; more; { // a burst is one reason to look
+				select {
+				case change = <-changes:
+					admit = k.note(change) || admit
+				default:
+					more = false
 				}
-			case <-deadline.C:
-				admit = k.due(ctx)
-			case <-regular.C:
-				if err := k.all(ctx); err != nil && ctx.Err() == nil {
-					k.c.log().Error("look at every run", "error", err)
-				}
-				regular.Reset(lookAgain)
-				admit = true
 			}
-			if !admit {
-				continue
+		case <-deadline.C:
+			admit = k.due(ctx)
+		case <-regular.C:
+			if err := k.all(ctx); err != nil && ctx.Err() == nil {
+				k.c.log().Error("look at every run", "error", err)
 			}
-			if err := k.c.admit(ctx, &k.line); err != nil && ctx.Err() == nil {
-				k.c.log().Error("admit runs", "error", err)
-			}
+			regular.Reset(lookAgain)
+			admit = true
 		}
-	})
-	return g.Wait()
+		if !admit {
+			continue
+		}
+		if err := k.c.admit(ctx, &k.line); err != nil && ctx.Err() == nil {
+			k.c.log().Error("admit runs", "error", err)
+		}
+	}
 }
 
 // watch tells of every record that admission depends on, from the beginning
 // each time the store loses the thread.
-func (k *keeper) watch(ctx context.Context, changes chan<- store.Change) error {
+func (k *keeper) watch(ctx context.Context, changes chan<- store.Change) {
 	for {
 		err := k.c.DB.Watch(ctx, 0, []string{"runstate", "ledger", "cluster"}, changes)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		k.c.log().Error("watch the records", "error", err)
 		pause := time.NewTimer(firstPause)
 		select {
 		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
 		case <-pause.C:
 		}
+		pause.Stop()
 	}
 }
 
@@ -270,8 +270,10 @@ func (k *keeper) all(ctx context.Context) error {
 	return errors.Join(failed, k.c.tidy(ctx))
 }
 
-// settle looks at a run and commits what follows.
-func (c *Contractor) settle(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) error {
+// settle looks at a run and commits what follows. A run that makes us panic
+// harms itself alone.
+func (c *Contractor) settle(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (err error) {
+	defer safely(&err)
 	return c.commit(ctx, func() (store.Batch, error) { return c.look(ctx, tenant, run, nil) })
 }
 
@@ -286,6 +288,13 @@ func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, err
 		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
 			return err
 		}
+	}
+}
+
+// safely makes a panic an error of the function that defers it.
+func safely(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	}
 }
 
