@@ -1,0 +1,444 @@
+package booster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/store"
+)
+
+const (
+	// softEvery is how often the record of a replica is written at most for
+	// what changes all the time: steps, metrics, what it uses.
+	softEvery = 2 * time.Second
+
+	// heardOnly is the same where nothing but the time of its last word is new.
+	heardOnly = 30 * time.Second
+
+	maxKeys    = 256
+	maxKey     = 256
+	maxHistory = 200
+	maxReason  = 1 << 10
+)
+
+// An informer turns news into records.
+type informer struct {
+	mu    sync.Mutex
+	cells map[mlaas.Fence]*cell
+}
+
+// A cell is what is known of a replica and not yet in its record. It is only a
+// cache: what it loses with the process is said again by the supervisor, or
+// was a number that the next one replaces.
+type cell struct {
+	mu      sync.Mutex
+	step    int64
+	metrics map[string]mlaas.Number
+	usage   *mlaas.Usage
+	reason  string
+	heard   time.Time
+	fresh   bool      // something other than heard is new
+	written time.Time // the record, last
+	wake    chan struct{}
+	rules   *rules
+}
+
+func (i *informer) cell(f mlaas.Fence) *cell {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	c := i.cells[f]
+	if c == nil {
+		c = &cell{metrics: map[string]mlaas.Number{}, wake: make(chan struct{}, 1)}
+		i.cells[f] = c
+	}
+	return c
+}
+
+// known is what is known of f, or nil.
+func (i *informer) known(f mlaas.Fence) *cell {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.cells[f]
+}
+
+func (i *informer) forget(f mlaas.Fence) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.cells, f)
+}
+
+// note changes what is known. What is fresh is written soon.
+func (c *cell) note(now time.Time, fresh bool, edit func()) {
+	c.mu.Lock()
+	c.heard = now
+	if edit != nil {
+		edit()
+	}
+	poke := fresh && !c.fresh
+	c.fresh = c.fresh || fresh
+	c.mu.Unlock()
+	if poke {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// due is when the record wants to be written.
+func (c *cell) due() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fresh {
+		return c.written.Add(softEvery)
+	}
+	return c.written.Add(heardOnly)
+}
+
+// points takes the last value of each key.
+func (c *cell) points(now time.Time, points []mlaas.Point) {
+	c.note(now, len(points) > 0, func() {
+		for _, p := range points {
+			c.step = max(c.step, p.Step)
+			if _, ok := c.metrics[p.Key]; ok || len(c.metrics) < maxKeys {
+				c.metrics[p.Key] = p.Value
+			}
+		}
+	})
+}
+
+// pour writes what is known into a record.
+func (c *cell) pour(r *mlaas.Replica) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heard.After(r.Heard) {
+		r.Heard = c.heard.UTC()
+	}
+	r.Step = max(r.Step, c.step)
+	if len(c.metrics) > 0 {
+		if r.Metrics == nil {
+			r.Metrics = map[string]mlaas.Number{}
+		}
+		for k, v := range c.metrics {
+			if _, ok := r.Metrics[k]; ok || len(r.Metrics) < maxKeys {
+				r.Metrics[k] = v
+			}
+		}
+	}
+	if c.usage != nil {
+		r.Usage = *c.usage
+	}
+	if c.reason != "" && !r.Status.Final() && r.Status != mlaas.ReplicaStopping {
+		r.Reason = c.reason
+	}
+}
+
+// wrote notes that all of it is in the record now, unless more came meanwhile.
+func (c *cell) wrote(now, heard time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written = now
+	if !c.heard.After(heard) {
+		c.fresh, c.reason = false, ""
+	}
+}
+
+// change edits the record of an incarnation, and tells of it in the same
+// commit. edit is called again where another commit came between; it returns
+// what else there is to check and to tell. An older incarnation changes nothing: that is
+// mlaas.ErrStale.
+func (b *Booster) change(ctx context.Context, f mlaas.Fence, edit func(r *mlaas.Replica) store.Batch) (mlaas.Replica, error) {
+	records := store.Replicas(b.DB)
+	for {
+		r, rev, err := records.Get(ctx, f.Tenant, store.ReplicaKey(f.Run, f.Replica))
+		if err != nil {
+			return r, err
+		}
+		if r.Fence != f {
+			return r, fmt.Errorf("attempt %d of %s is over, attempt %d has begun: %w", f.Epoch, f.Replica, r.Epoch, mlaas.ErrStale)
+		}
+		was, before, known := r.Status, hard(r), b.inform.known(f)
+		also := edit(&r)
+		moved := r.Status != was
+		if moved {
+			more, err := b.match(ctx, &r)
+			if err != nil {
+				return r, err
+			}
+			also = also.Plus(more)
+		}
+		now := b.Now()
+		var heard time.Time
+		if known != nil {
+			known.mu.Lock()
+			heard = known.heard
+			known.mu.Unlock()
+			if changed := !slices.Equal(before, hard(r)); changed || !also.Empty() || !now.Before(known.due()) {
+				known.pour(&r)
+			} else {
+				return r, nil
+			}
+		}
+		if !slices.Equal(before, hard(r)) {
+			also.Tell = append(also.Tell, queue.Tell(mlaas.ReplicaChanged{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica}))
+		} else if known == nil && also.Empty() {
+			return r, nil
+		}
+		also.Put = append(also.Put, records.Put(r, rev))
+		err = b.DB.Commit(ctx, also)
+		if errors.Is(err, mlaas.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return r, err
+		}
+		if known != nil {
+			known.wrote(now, heard)
+		}
+		if moved && r.Status.Final() {
+			b.ended(r)
+		}
+		return r, nil
+	}
+}
+
+// known is an error of change that is no failure: the replica is of the past.
+func known(err error) error {
+	if errors.Is(err, mlaas.ErrStale) || errors.Is(err, mlaas.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// hard is what a record says of a replica without what changes all the time.
+func hard(r mlaas.Replica) []byte {
+	r.Heard, r.Step, r.Metrics, r.Usage = time.Time{}, 0, nil, mlaas.Usage{}
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // our own types always encode
+	}
+	return data
+}
+
+func same(a, b mlaas.Cluster) bool {
+	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
+		a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
+}
+
+// move brings r to a status, if that is forward, with an entry in its history.
+func (b *Booster) move(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) bool {
+	return moveAt(r, s, reason, b.Now().UTC())
+}
+
+func moveAt(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string, at time.Time) bool {
+	if !s.After(r.Status) {
+		return false
+	}
+	r.Status, r.Reason = s, short(reason)
+	if s.Final() {
+		r.Ended = &at
+	}
+	happened(r, at, r.Reason)
+	return true
+}
+
+// happened adds an entry to the history of r.
+func happened(r *mlaas.Replica, at time.Time, reason string) {
+	e := mlaas.Event{Time: at, Epoch: r.Epoch, Status: r.Status, Reason: reason}
+	if r.Status.Final() {
+		e.ExitCode = r.ExitCode
+	}
+	r.History = append(slices.Clone(r.History), e)
+	if n := len(r.History); n > maxHistory {
+		r.History = r.History[n-maxHistory:]
+	}
+}
+
+// ended gives back what a replica still holds once its end is recorded: its
+// supervisor has nothing more to say then. One that was lost may have: it is
+// given time by the reconciler.
+func (b *Booster) ended(r mlaas.Replica) {
+	if b.monitor.line(r.Fence) == nil {
+		b.inform.forget(r.Fence)
+	}
+	p := b.places[r.Cluster]
+	if p == nil || r.Status == mlaas.ReplicaLost {
+		return
+	}
+	b.soon(func(ctx context.Context) {
+		if err := p.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+		}
+	})
+}
+
+// heard takes the news of an executor: what is seen from the outside. What the
+// supervisor said of itself weighs more.
+func (b *Booster) heard(ctx context.Context, p *place, n News) {
+	if n.Status == mlaas.ReplicaLost || n.Status == mlaas.ReplicaFailed {
+		b.soon(func(ctx context.Context) {
+			if c := b.monitor.line(n.Fence); c != nil {
+				c.drained(ctx) // its last words may say how it ended
+			}
+			b.outside(ctx, p, n)
+		})
+		return
+	}
+	b.outside(ctx, p, n)
+}
+
+func (b *Booster) outside(ctx context.Context, p *place, n News) {
+	_, err := b.change(ctx, n.Fence, func(r *mlaas.Replica) store.Batch {
+		if n.Node != "" && r.Node == "" {
+			r.Node = n.Node
+		}
+		switch n.Status {
+		case mlaas.ReplicaCreating, mlaas.ReplicaPending:
+			b.waits(r, n.Status, n.Reason)
+		case mlaas.ReplicaReady:
+			b.waits(r, mlaas.ReplicaPending, "its supervisor runs and is about to call")
+		case mlaas.ReplicaStopped:
+			b.move(r, mlaas.ReplicaStopped, n.Reason)
+		case mlaas.ReplicaFailed, mlaas.ReplicaLost:
+			if r.Status.Final() {
+				break
+			}
+			r.OOM = r.OOM || n.OOM
+			if r.Status == mlaas.ReplicaStopping {
+				b.move(r, mlaas.ReplicaStopped, r.Reason)
+				break
+			}
+			reason := n.Reason
+			if r.Ready == nil {
+				reason += b.lastWords(ctx, p, n.Fence)
+			}
+			b.move(r, n.Status, reason)
+		}
+		return store.Batch{}
+	})
+	if known(err) != nil && ctx.Err() == nil {
+		b.Log.Error("write the news of a replica", "run", n.Fence.Run, "replica", n.Fence.Replica, "error", err)
+		b.wake()
+	}
+}
+
+// waits notes what a replica waits for, as long as it has not spoken itself.
+func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) {
+	if !b.move(r, s, reason) && r.Status == s && r.Ready == nil && reason != "" {
+		r.Reason = short(reason)
+	}
+}
+
+// lastWords is the end of what a supervisor wrote that never called.
+func (b *Booster) lastWords(ctx context.Context, p *place, f mlaas.Fence) string {
+	log, err := p.Logs(ctx, f)
+	if err != nil {
+		return ""
+	}
+	defer log.Close()
+	var tail []byte
+	chunk := make([]byte, 4<<10)
+	for {
+		n, err := log.Read(chunk)
+		if tail = append(tail, chunk[:n]...); len(tail) > 2*len(chunk) {
+			tail = slices.Clone(tail[len(tail)-len(chunk):])
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				return ""
+			}
+			break
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(string(tail)), "\n")
+	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
+		return "; it wrote: " + short(last)
+	}
+	return ""
+}
+
+// said takes what a supervisor says of itself.
+func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
+	if r.Status.Final() || !slices.Contains(mlaas.ReplicaStatuses, p.Status) || p.Status == mlaas.ReplicaLost {
+		return
+	}
+	at := p.At.UTC()
+	if now := b.Now().UTC(); p.At.IsZero() || at.After(now) || at.Before(r.Asked) {
+		at = now // its clock is not ours
+	}
+	if p.Program && !r.Program {
+		r.Program, r.Started = true, &at
+	}
+	if p.Status.Final() {
+		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
+		if p.Outputs == "" || digestRule.MatchString(string(p.Outputs)) {
+			r.Outputs = p.Outputs
+		}
+	}
+	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
+		r.Reason = short(p.Reason)
+	}
+}
+
+// used is what a supervisor may say of its use: numbers that encode.
+func used(u mlaas.Usage) mlaas.Usage {
+	if math.IsNaN(u.CPUSeconds) || math.IsInf(u.CPUSeconds, 0) || u.CPUSeconds < 0 {
+		u.CPUSeconds = 0
+	}
+	u.Memory, u.Peak, u.Dropped = max(u.Memory, 0), max(u.Peak, 0), max(u.Dropped, 0)
+	u.Isolation = short(u.Isolation)
+	return u
+}
+
+// short is s in a length that a record may have.
+func short(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason-3], "") + "..."
+	}
+	return s
+}
+
+// keepLock keeps the environment that a supervisor resolved for its own run,
+// unless another one was first.
+func (b *Booster) keepLock(ctx context.Context, f mlaas.Fence, l mlaas.Locked) error {
+	run, _, err := store.Runs(b.DB).Get(ctx, f.Tenant, string(f.Run))
+	if err != nil {
+		return err
+	}
+	env := run.Spec.Environment
+	if l.Spec != env.Spec() {
+		return fmt.Errorf("the lock is of %s, but the run asks for %s: %w", l.Spec, env.Spec(), mlaas.ErrInvalid)
+	}
+	if _, err := b.Blob.Stat(ctx, l.Lock); err != nil {
+		return fmt.Errorf("the text of the lock is not here: %w", err)
+	}
+	l.Tenant, l.Previous, l.Created = f.Tenant, nil, b.Now().UTC()
+	l.Framework, l.Python, l.Packages = env.Framework, short(l.Python), env.Packages
+	err = b.DB.Commit(ctx, store.Batch{Put: []store.Row{store.Locks(b.DB).Put(l, 0)}})
+	if errors.Is(err, mlaas.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// clip makes points safe to keep: the sequence stays dense, so that none is
+// left out.
+func clip(points []mlaas.Point) {
+	for i := range points {
+		if k := points[i].Key; len(k) > maxKey || !validText(k) {
+			k = strings.ToValidUTF8(k, "\uFFFD")
+			points[i].Key = strings.ToValidUTF8(k[:min(len(k), maxKey)], "")
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package booster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/store"
+)
+
+// reconcile compares, at the start and every 30 s, what the records say with
+// what the clusters have: a message or news that was lost delays and never
+// strands.
+func (b *Booster) reconcile(ctx context.Context) error {
+	timer := time.NewTimer(reconcileEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		case <-b.poke: // also when a cluster's news come for the first time
+		}
+		timer.Reset(reconcileEvery)
+		var g errgroup.Group
+		for _, p := range b.places {
+			g.Go(func() error {
+				b.measure(ctx, p)
+				if err := b.compare(ctx, p); err != nil && ctx.Err() == nil {
+					b.Log.Error("compare a cluster with the records", "cluster", p.name, "error", err)
+				}
+				return nil
+			})
+		}
+		for _, c := range b.monitor.all() {
+			g.Go(func() error {
+				if err := b.monitor.direct(ctx, c); err != nil && ctx.Err() == nil {
+					b.Log.Error("tell a replica what to do", "run", c.fence.Run, "replica", c.fence.Replica, "error", err)
+				}
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+	}
+}
+
+// compare looks at one place. Records are read before what is there: what they
+// say has been started must be found.
+func (b *Booster) compare(ctx context.Context, p *place) error {
+	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return err
+	}
+	there, err := b.there(ctx, p)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, f := range live {
+		if f.Value.Cluster == p.name {
+			g.Go(func() error {
+				n, ok := there[f.Value.Fence]
+				return b.mend(ctx, p, f.Value, n, ok)
+			})
+		}
+	}
+	for f, n := range there {
+		if n.Status != mlaas.ReplicaStopped {
+			g.Go(func() error { return b.clear(ctx, p, f) })
+		}
+	}
+	return g.Wait()
+}
+
+// mend brings one live record and what is there together.
+func (b *Booster) mend(ctx context.Context, p *place, r mlaas.Replica, n News, there bool) error {
+	state, _, err := store.RunStates(b.DB).Get(ctx, r.Tenant, string(r.Run))
+	gone := errors.Is(err, mlaas.ErrNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	run, _, err := store.Runs(b.DB).Get(ctx, r.Tenant, string(r.Run))
+	gone = gone || errors.Is(err, mlaas.ErrNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	grace := run.Spec.Execution.Grace.Duration()
+	if grace == 0 {
+		grace = 10 * time.Second
+	}
+	switch {
+	case gone || state.Epoch > r.Epoch || state.State.Final():
+		return b.end(ctx, r, "its attempt is over")
+	case r.Status == mlaas.ReplicaStopping && b.Now().Sub(since(r, mlaas.ReplicaStopping)) > grace+patience+delivery:
+		return b.end(ctx, r, r.Reason)
+	case !active(state.State) && r.Status != mlaas.ReplicaStopping:
+		_, err := b.dismiss(ctx, r, grace, "the run is "+string(state.State)) // the message is late
+		return err
+	case there && n.Status.Final():
+		b.heard(ctx, p, n)
+	case there:
+	case b.monitor.line(r.Fence) != nil:
+		// It talks to us. When it ends, so does its line.
+	case r.Status == mlaas.ReplicaWanted || r.Status == mlaas.ReplicaCreating:
+		return b.begin(ctx, run, r) // its message was interrupted
+	default:
+		b.heard(ctx, p, News{Fence: r.Fence, Status: mlaas.ReplicaLost, Reason: "it is not on " + p.name + " any more"})
+	}
+	return nil
+}
+
+// clear ends what is there without a live record: of an older attempt, of a
+// run that was removed, or over already. What was lost to us, but talks, may
+// deliver the rest of its log first.
+func (b *Booster) clear(ctx context.Context, p *place, f mlaas.Fence) error {
+	r, _, err := store.Replicas(b.DB).Get(ctx, f.Tenant, store.ReplicaKey(f.Run, f.Replica))
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return err
+	}
+	if err == nil && r.Fence == f {
+		if !r.Status.Final() {
+			return nil
+		}
+		if r.Ended != nil && b.Now().Sub(*r.Ended) < delivery && b.monitor.line(f) != nil {
+			return nil
+		}
+	}
+	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
+	return p.Stop(ctx, f)
+}
