@@ -17,7 +17,8 @@ from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
 from . import _place, _say
 
 LIMIT = 100_000  # calls that wait at most: minutes of a fast program
-BATCH = 2_000  # calls written at a time
+BATCH = 2_000  # calls written at a time, and points in a message
+KEY = 256  # characters of a name
 PAUSE = 0.1  # seconds between batches: few wake-ups, and still live to the eye
 EXIT = 5.0  # seconds that the end of the program waits at most
 
@@ -240,6 +241,9 @@ class Recorder:
                         continue
                 for key, v in what:
                     _points(points, str(key), step, ms, v)
+                if len(points) >= BATCH:  # no message is larger than the supervisor takes
+                    out.extend({"points": points[i : i + BATCH]} for i in range(0, len(points), BATCH))
+                    points = []
         if points:
             out.append({"points": points})
         if dropped:
@@ -252,6 +256,9 @@ def _points(out: List[List[Any]], key: str, step: int, ms: int, v: Any) -> None:
     if isinstance(v, dict):
         for k, inner in v.items():
             _points(out, "%s/%s" % (key, k), step, ms, inner)
+        return
+    if len(key) > KEY:
+        _say.once("key", "a name of %d characters, want at most %d; such values are not recorded" % (len(key), KEY))
         return
     try:
         number = float(v)

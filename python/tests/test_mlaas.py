@@ -76,6 +76,12 @@ def test_never_raises(supervisor, program, call):
     assert done.stderr.count("mlaas:") <= 1, "said once: " + done.stderr
 
 
+def test_messages_have_a_bound(supervisor, program):
+    program("import mlaas\nm = {('k%04d' % i) * 40: i for i in range(3000)}\nm['x' * 1000] = 1\nfor i in range(3): mlaas.log(m, step=i)", {"MLAAS_SOCKET": supervisor.path})
+    supervisor.wait(lambda s: len(s.points()) == 9000)
+    assert max(len(json.dumps(m)) for m in supervisor.messages) < 1 << 20
+
+
 def test_steps_count_by_themselves(supervisor, program):
     program("import mlaas\nmlaas.log({'a': 1})\nmlaas.log({'a': 1})\nmlaas.log({'a': 1}, step=10)\nmlaas.log({'a': 1})", {"MLAAS_SOCKET": supervisor.path})
     supervisor.wait(lambda s: len(s.points()) == 4)
