@@ -189,7 +189,7 @@ func TestLongLine(t *testing.T) {
 	h.cluster("local", "4", "16Gi", 0)
 	a := h.ask("a", four)
 	h.turn()
-	for range 300 {
+	for range 150 {
 		h.ask("b", four)
 	}
 	h.turn()

@@ -120,7 +120,9 @@ type keeper struct {
 	wake chan struct{}
 	next map[key]time.Time
 	line line
-	seen store.Key // how far the search for runs that nobody heard of has come
+
+	seen  store.Key    // how far the search for runs that nobody heard of has come
+	heard map[key]bool // runs that have a state, which they keep
 }
 
 func (k *keeper) run(ctx context.Context) {
@@ -239,35 +241,50 @@ func (k *keeper) due(ctx context.Context) (admit bool) {
 	return admit
 }
 
-// scrub is at how many runs a regular look checks that somebody heard of them.
-const scrub = 200
+// scrub is at how many runs a regular look checks that somebody heard of them,
+// and remember of how many it remembers that somebody did.
+const (
+	scrub    = 200
+	remember = 20 * scrub
+)
 
 // all looks at every live run, at runs that nobody seems to have heard of, and
 // at what is held or alive without a right to be.
 func (k *keeper) all(ctx context.Context) error {
 	states := store.RunStates(k.c.DB)
-	live, err := states.All(ctx, store.Query{Index: "live"})
+	found, err := states.All(ctx, store.Query{Index: "live"})
 	if err != nil {
 		return err
 	}
 	var failed error
-	for _, s := range live {
-		k.next[key{s.Value.Tenant, s.Value.Run}] = s.Value.Next
-		failed = errors.Join(failed, k.c.settle(ctx, s.Value.Tenant, s.Value.Run))
+	live := map[key]mlaas.RunState{}
+	for _, s := range found {
+		at := key{s.Value.Tenant, s.Value.Run}
+		live[at] = s.Value
+		k.next[at] = s.Value.Next
+		failed = errors.Join(failed, k.c.settle(ctx, at.tenant, at.run))
 	}
 	runs, next, err := store.Runs(k.c.DB).List(ctx, store.Query{Reverse: true, After: k.seen, Limit: scrub})
 	if err != nil {
 		return errors.Join(failed, err)
 	}
 	k.seen = next // zero on the last page: begin again
+	if k.heard == nil || len(k.heard) > remember {
+		k.heard = map[key]bool{}
+	}
 	for _, r := range runs {
-		_, _, err := states.Get(ctx, r.Value.Tenant, string(r.Value.ID))
-		if errors.Is(err, mlaas.ErrNotFound) {
-			err = k.c.settle(ctx, r.Value.Tenant, r.Value.ID)
+		at := key{r.Value.Tenant, r.Value.ID}
+		if _, ok := live[at]; ok || k.heard[at] {
+			continue
 		}
+		_, _, err := states.Get(ctx, at.tenant, string(at.run))
+		if errors.Is(err, mlaas.ErrNotFound) {
+			err = k.c.settle(ctx, at.tenant, at.run)
+		}
+		k.heard[at] = err == nil
 		failed = errors.Join(failed, err)
 	}
-	return errors.Join(failed, k.c.tidy(ctx))
+	return errors.Join(failed, k.c.tidy(ctx, live))
 }
 
 // settle looks at a run and commits what follows. A run that makes us panic
@@ -300,38 +317,43 @@ func safely(err *error) {
 
 // tidy ends what has no right to be: replicas of a run that is over or in a
 // later attempt, and what a ledger still holds for such a run. Both are
-// mistakes of a moment between two commits, and both heal here.
-func (c *Contractor) tidy(ctx context.Context) error {
-	var failed error
+// mistakes of a moment between two commits, and both heal here. live is what
+// was read a moment ago; what seems wrong by it is read again.
+func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) error {
+	over := func(tenant mlaas.Tenant, run mlaas.RunID, epoch int) (bool, store.Row, error) {
+		if s, ok := live[key{tenant, run}]; ok && epoch >= s.Epoch {
+			return false, store.Row{}, nil
+		}
+		s, rev, err := store.RunStates(c.DB).Get(ctx, tenant, string(run))
+		gone := errors.Is(err, mlaas.ErrNotFound)
+		if err != nil && !gone {
+			return false, store.Row{}, err
+		}
+		return gone || s.State.Final() || s.Epoch > epoch, store.RunStates(c.DB).At(tenant, string(run), rev), nil
+	}
 	replicas, err := store.Replicas(c.DB).All(ctx, store.Query{Index: "live"})
 	if err != nil {
 		return err
 	}
-	var b store.Batch
-	type attempt struct {
-		key
-		epoch int
-	}
-	told := map[attempt]bool{}
+	var unwanted store.Batch
+	told := map[mlaas.ReplicasUnwanted]bool{}
 	for _, r := range replicas {
-		at := attempt{key{r.Value.Tenant, r.Value.Run}, r.Value.Epoch}
-		if told[at] {
+		m := mlaas.ReplicasUnwanted{Tenant: r.Value.Tenant, Run: r.Value.Run, Epoch: r.Value.Epoch, Reason: "the attempt is over"}
+		if told[m] {
 			continue
 		}
-		told[at] = true
-		s, _, err := store.RunStates(c.DB).Get(ctx, at.tenant, string(at.run))
-		switch {
-		case errors.Is(err, mlaas.ErrNotFound): // its run was removed
-		case err != nil:
-			failed = errors.Join(failed, err)
-			continue
-		case !s.State.Final() && r.Value.Epoch >= s.Epoch:
-			continue
+		told[m] = true
+		end, _, err := over(m.Tenant, m.Run, m.Epoch)
+		if err != nil {
+			return err
 		}
-		b.Tell = append(b.Tell, queue.Tell(mlaas.ReplicasUnwanted{Tenant: at.tenant, Run: at.run, Epoch: at.epoch, Reason: "the attempt is over"}))
+		if end {
+			unwanted.Tell = append(unwanted.Tell, queue.Tell(m))
+		}
 	}
-	if !b.Empty() {
-		failed = errors.Join(failed, c.DB.Commit(ctx, b))
+	var failed error
+	if !unwanted.Empty() {
+		failed = c.DB.Commit(ctx, unwanted)
 	}
 	ledgers, err := store.Ledgers(c.DB).All(ctx, store.Query{})
 	if err != nil {
@@ -340,18 +362,17 @@ func (c *Contractor) tidy(ctx context.Context) error {
 	for _, l := range ledgers {
 		var b store.Batch
 		for run, g := range l.Value.Grants {
-			s, rev, err := store.RunStates(c.DB).Get(ctx, g.Tenant, string(run))
-			gone := errors.Is(err, mlaas.ErrNotFound)
-			if err != nil && !gone {
+			end, row, err := over(g.Tenant, run, g.Epoch)
+			if err != nil {
 				return errors.Join(failed, err)
 			}
-			if gone || s.State.Final() || s.Epoch > g.Epoch {
+			if end {
 				delete(l.Value.Grants, run)
-				b.Check = append(b.Check, store.RunStates(c.DB).At(g.Tenant, string(run), rev))
+				b.Check = append(b.Check, row)
 				c.log().Warn("a grant outlived its attempt", "run", run, "cluster", l.Value.Cluster)
 			}
 		}
-		if len(b.Check) == 0 {
+		if b.Empty() {
 			continue
 		}
 		b.Put = append(b.Put, store.Ledgers(c.DB).Put(l.Value, l.Rev))

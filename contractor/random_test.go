@@ -3,6 +3,7 @@ package contractor
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -294,6 +295,12 @@ func (h *chance) calm() {
 // once, epochs grow by one, one attempt lives at a time, what is done is not
 // done again; and when calm returns every run ends.
 func TestAnyOrder(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // quick, unless somebody asks for more
+		if err := f.Value.Set("30"); err != nil {
+			t.Fatal(err)
+		}
+		defer f.Value.Set(f.DefValue)
+	}
 	for _, outages := range []bool{false, true} {
 		t.Run(fmt.Sprintf("outages=%v", outages), rapid.MakeCheck(func(t *rapid.T) {
 			h := newChance(t)
