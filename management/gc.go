@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -324,21 +323,4 @@ func (m *Management) used(ctx context.Context) (names, error) {
 func (m *Management) over(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) bool {
 	s, _, err := store.RunStates(m.DB).Get(ctx, tenant, string(run))
 	return errors.Is(err, mlaas.ErrNotFound) || err == nil && s.State.Final()
-}
-
-func (m *Management) filesOf(ctx context.Context, tree mlaas.Digest) ([]mlaas.File, error) {
-	r, err := m.Blob.Get(ctx, tree, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
-	var t mlaas.Tree
-	if err := json.Unmarshal(data, &t); err != nil {
-		return nil, fmt.Errorf("tree %s: %w", tree, err)
-	}
-	return t.Files, nil
 }
