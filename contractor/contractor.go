@@ -264,7 +264,7 @@ func (k *keeper) all(ctx context.Context) error {
 		k.next[at] = s.Value.Next
 		failed = errors.Join(failed, k.c.settle(ctx, at.tenant, at.run))
 	}
-	runs, next, err := store.Runs(k.c.DB).List(ctx, store.Query{Reverse: true, After: k.seen, Limit: scrub})
+	runs, next, err := k.c.DB.List(ctx, store.Query{Kind: "run", Reverse: true, After: k.seen, Limit: scrub}) // their names are enough
 	if err != nil {
 		return errors.Join(failed, err)
 	}
@@ -273,7 +273,7 @@ func (k *keeper) all(ctx context.Context) error {
 		k.heard = map[key]bool{}
 	}
 	for _, r := range runs {
-		at := key{r.Value.Tenant, r.Value.ID}
+		at := key{r.Key.Tenant, mlaas.RunID(r.Key.ID)}
 		if _, ok := live[at]; ok || k.heard[at] {
 			continue
 		}
