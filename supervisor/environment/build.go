@@ -41,11 +41,26 @@ func (m *Manager) build(ctx context.Context, p *Prepared, say func(string)) erro
 		if h.System != system() {
 			return problem(mlaas.ErrInvalid, "this environment was locked for %s and this machine is %s: make a lock here with mlaas env upgrade", h.System, system())
 		}
-		held, err := m.hold(ctx, dir+".hold", func() { say("another replica is making the same environment; waiting for it") })
+		told := func() {}
+		held, err := m.hold(ctx, dir+".hold", func() {
+			say("another replica is making the same environment; waiting for it")
+			told = every(patience, func(waited time.Duration) {
+				if last, err := os.ReadFile(dir + ".said"); err == nil {
+					say(fmt.Sprintf("waiting for %.0f s; the other replica says: %s", waited.Seconds(), last))
+				}
+			})
+		})
+		told()
 		if err != nil {
 			return err
 		}
 		defer held.Close()
+		defer os.Remove(dir + ".said")
+		aloud := say
+		say = func(sentence string) {
+			_ = os.WriteFile(dir+".said", []byte(sentence), 0o644) // for those who wait
+			aloud(sentence)
+		}
 		if done, ok = m.complete(mark); !ok {
 			if done, err = m.make(ctx, dir, h, p.LockText, say); err != nil {
 				// Nothing half made stays, and the next one starts afresh.
@@ -107,28 +122,14 @@ func (m *Manager) make(ctx context.Context, dir string, h header, text []byte, s
 		return done, m.failure("make the environment", err)
 	}
 	say(fmt.Sprintf("making the environment: %s for Python %s", packages(len(Packages(text))), py.Version))
-	ended := make(chan struct{})
-	told := make(chan struct{})
-	go func() { // a long download says nothing of itself
-		defer close(told)
-		tick := time.NewTicker(10 * time.Second)
-		defer tick.Stop()
-		from := time.Now()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-				if s := said.waiting(time.Since(from)); s != "" {
-					say(s)
-				}
-			}
+	told := every(patience, func(waited time.Duration) { // a long download says nothing of itself
+		if s := said.waiting(waited); s != "" {
+			say(s)
 		}
-	}()
+	})
 	args := append([]string{"pip", "sync", "--require-hashes", "--no-build", "--python", filepath.Join(dir, "bin", "python"), file}, h.index()...)
 	err = m.run(ctx, uv, args, nil, nil, said)
-	close(ended)
-	<-told
+	told()
 	if err != nil {
 		return done, m.explain(ctx, "make the environment", said.text(), err, s)
 	}
@@ -144,6 +145,32 @@ func (m *Manager) make(ctx context.Context, dir string, h header, text []byte, s
 	}
 	say(fmt.Sprintf("the environment is ready after %.0f s", m.now().Sub(start).Seconds()))
 	return done, nil
+}
+
+// patience is how long nothing is said while something is waited for.
+const patience = 10 * time.Second
+
+// every calls f again and again until the function that it returns is called;
+// when that returns, f is not running.
+func every(d time.Duration, f func(waited time.Duration)) (end func()) {
+	ended, done, start := make(chan struct{}), make(chan struct{}), time.Now()
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				f(time.Since(start))
+			}
+		}
+	}()
+	return func() {
+		close(ended)
+		<-done
+	}
 }
 
 // compile translates the packages ahead, since programs may not write here and

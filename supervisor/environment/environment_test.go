@@ -374,6 +374,32 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// What packages do at import is their authors' code, and not for root to run.
+func TestTrialIsNobodys(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give its rights away")
+	}
+	m, _ := manager(t)
+	for dir := m.Dir; dir != "/"; dir = filepath.Dir(dir) { // a test's folder is closed to others
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&1 == 0 && strings.HasPrefix(dir, os.TempDir()+"/") {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p, err := m.Prepare(t.Context(), asks(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reachable(p.Python) {
+		t.Skipf("nobody cannot reach %s", p.Python)
+	}
+	trial, err := m.Try(t.Context(), asks(), nil, nil)
+	if err != nil || !trial.OK {
+		t.Errorf("got %+v %v", trial, err)
+	}
+}
+
 func TestTrialThatFails(t *testing.T) {
 	m, _ := manager(t)
 	trial, err := m.Try(t.Context(), mlaas.Environment{Framework: "scikit-learn"}, nil, nil)

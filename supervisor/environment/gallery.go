@@ -22,12 +22,29 @@ type Trial struct {
 	Why     string  `json:"why"`    // one sentence where it did not go well
 }
 
+// nobody is the user without rights that a gallery program runs as where this
+// process is root: what packages do at import is their authors' code.
+const nobody = 65534
+
+// reachable reports whether a user without rights can reach path.
+func reachable(path string) bool {
+	for ; ; path = filepath.Dir(path) {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if path == filepath.Dir(path) {
+			return true
+		}
+	}
+}
+
 // galleryLimit is how long a gallery program may take.
 const galleryLimit = 5 * time.Minute
 
 // Try makes the environment of a lock and runs the framework's gallery program
-// in it, in a folder of its own, under Enter if that is set. An error means
-// that it could not be tried; a program that fails is a Trial that is not OK.
+// in it, in a folder of its own: under Enter if that is set, else as nobody
+// where this process is root and the folders let nobody in. An error means that
+// it could not be tried; a program that fails is a Trial that is not OK.
 func (m *Manager) Try(ctx context.Context, env mlaas.Environment, lockText []byte, say func(sentence string)) (*Trial, error) {
 	if say == nil {
 		say = func(string) {}
@@ -66,6 +83,9 @@ func (m *Manager) Try(ctx context.Context, env mlaas.Environment, lockText []byt
 		cmd.Env = append(cmd.Env, k+"="+env.Variables[k])
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if os.Geteuid() == 0 && len(m.Enter) == 0 && !slices.ContainsFunc(append(slices.Clone(p.ReadOnly), dir), func(d string) bool { return !reachable(d) }) {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	said := &listener{}
