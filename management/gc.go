@@ -152,7 +152,7 @@ func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error
 			return err
 		}
 	}
-	names, err := m.freeName(ctx, j.Tenant, j.Name)
+	names, err := m.freeName(ctx, j, j.Name)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,134 @@
+// Package management is the public door: the REST API of the paper's figure
+// 4.2 and what has grown around it, and the records that users wish for (jobs,
+// versions, runs, datasets). It writes wishes and tells the contractor; what
+// becomes of them it only reads.
+//
+// Read routes.go first: it is the whole API as one table. Each noun has a file
+// with its handlers. A handler that changes something returns the batch that
+// its effect is; route.go commits it, together with the record of its
+// Idempotency-Key.
+package management
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/series"
+	"mlaas.dev/mlaas/store"
+)
+
+// Management answers requests. Fill in the fields, serve Handler and call Run;
+// several may share one store.
+type Management struct {
+	DB     store.Driver
+	Blob   blob.Driver
+	Series *series.Store // that the monitor appends to, or one that reads the same files
+	Auth   *auth.Requests
+	Key    []byte   // seals secrets; 32 bytes
+	Hosts  []string // names by which this server may be called, besides those of the loopback
+	Limits Limits
+
+	Retention Retention                               // what is kept
+	Sweep     func(context.Context) ([]string, error) // removes what the machine keeps unused; nil: nothing
+
+	Catalogue []Framework // what environment.framework may be; empty: anything
+
+	// Info says what only the machine knows, for GET /api/status; nil: nothing.
+	Info func(context.Context) (Info, error)
+
+	Now func() time.Time // nil: time.Now
+	Log *slog.Logger
+
+	hub hub
+}
+
+// Info is what management cannot find out by itself.
+type Info struct {
+	Version string
+	Data    string                 // the data folder
+	Disk    map[string]mlaas.Bytes // what each part of it takes
+	Free    mlaas.Bytes            // what is left on that disk
+	Caps    map[string]mlaas.Bytes // how much each part may take
+}
+
+// Limits are how much one request may bring. A zero field is the default.
+type Limits struct {
+	Body   mlaas.Bytes // of a JSON body; 4 MiB
+	Upload mlaas.Bytes // of code or data in one request, packed or not; 512 MiB
+	Files  int         // of one version or dataset; 10000
+	Blob   mlaas.Bytes // of one file of a dataset; 64 GiB
+}
+
+func (m *Management) limits() Limits {
+	l := m.Limits
+	if l.Body == 0 {
+		l.Body = 4 << 20
+	}
+	if l.Upload == 0 {
+		l.Upload = 512 << 20
+	}
+	if l.Files == 0 {
+		l.Files = 10_000
+	}
+	if l.Blob == 0 {
+		l.Blob = 64 << 30
+	}
+	return l
+}
+
+// Run keeps what is not a request: it wakes those who follow a log when a
+// replica changes, forgets keys that are older than a day, and collects daily
+// what nothing needs. It returns when
+// ctx ends, or with the error that ended it.
+func (m *Management) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.hub.run(ctx, m.DB) })
+	g.Go(func() error { return m.forget(ctx) })
+	g.Go(func() error { return m.collectDaily(ctx) })
+	g.Go(func() error { return m.collectDaily(ctx) })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Server is an http.Server with the timeouts that a public door needs. It has
+// no write timeout, as logs are followed for days: each write has its own.
+func (m *Management) Server() *http.Server {
+	return &http.Server{
+		Handler:           m.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(m.log().Handler(), slog.LevelDebug),
+	}
+}
+
+func (m *Management) now() time.Time {
+	if m.Now != nil {
+		return m.Now()
+	}
+	return time.Now()
+}
+
+func (m *Management) log() *slog.Logger {
+	if m.Log != nil {
+		return m.Log
+	}
+	return slog.Default()
+}
+
+// stamp is now as records keep it: UTC, to the millisecond.
+func (m *Management) stamp() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
+
+// tenantOf is the team of who is asking.
+func tenantOf(ctx context.Context) mlaas.Tenant { return auth.From(ctx).Tenant }

@@ -1,0 +1,87 @@
+package management
+
+import (
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
+)
+
+// routes is the whole API, one line each: what is called, its name, what it
+// does, who may, and what answers. A route that is not here does not exist,
+// and one without a policy is refused. The first part is figure 4.2 of the
+// paper as printed.
+func (m *Management) routes() []route {
+	return []route{
+		{"GET /api/job", "listJobs", "List the jobs, newest first", auth.Member, reads(200, m.listJobs)},
+		{"POST /api/job", "createJob", "Make a job; everything but its name has a default", auth.Member, writes(m, 201, m.createJob)},
+		{"GET /api/job/{id}", "getJob", "Read a job, where its newest run stands, and what the last finished one came to", auth.Member, reads(200, m.getJob)},
+		{"PATCH /api/job/{id}", "editJob", "Change a job by a JSON merge patch (RFC 7396)", auth.Member, writes(m, 200, m.patchJob).takes(new(JobPatch))},
+		{"DELETE /api/job/{id}", "deleteJob", "Delete a job; for 7 days it can be restored. Its name is free at once", auth.Member, writes(m, 204, m.deleteJob)},
+		{"GET /api/job/{id}/code", "listVersions", "List the versions of a job's code, newest first", auth.Member, reads(200, m.listVersions)},
+		{"POST /api/job/{id}/code", "pushCode", "Make a version: of JSON, a zip or a tar.gz. Equal code is the version that is there, with 200", auth.Member, writes(m, 201, m.pushCode).or(200)},
+		{"GET /api/job/{id}/code/{versionId}", "getVersion", "Read a version, with ?content=true its files, with ?format=zip as an archive", auth.Member, raw(200, "application/json", m.getVersion).gives(new(VersionView))},
+		{"PUT /api/job/{id}/code/{versionId}", "putVersion", "With code: make a new version. With labels alone: replace those of this one", auth.Member, writes(m, 200, m.putVersion).or(201)},
+		{"POST /api/job/{id}/run", "startRun", "Run a job", auth.Member, writes(m, 202, m.startRun).takes(new(RunAsk))},
+		{"POST /api/job/{id}/stop", "stopJob", "Stop the live runs of a job, or one of them", auth.Member, writes(m, 202, m.stopJob)},
+		{"GET /api/job/{id}/node", "listReplicas", "List the replicas of a job's run", auth.Member, reads(200, m.listNodes)},
+		{"GET /api/job/{id}/node/{nodeId}", "getReplica", "Read one replica", auth.Member, reads(200, m.getNode)},
+		{"GET /api/job/{id}/node/{nodeId}/status", "getReplicaStatus", "Read where a replica stands", auth.Member, reads(200, m.nodeStatus)},
+		{"GET /api/job/{id}/node/{nodeId}/log", "getReplicaLog", "Read or follow what a replica writes", auth.Member, raw(200, ndjson, m.nodeLog).gives(new(ReplicaLine))},
+		{"GET /api/job/{id}/node/{nodeId}/metric", "getReplicaMetrics", "Read the curves of a replica", auth.Member, reads(200, m.nodeMetric)},
+		{"GET /api/job/{id}/node/{nodeId}/event", "listReplicaEvents", "List what happened to a replica, oldest first", auth.Member, reads(200, m.nodeEvents)},
+		{"GET /api/job/{id}/node/{nodeId}/resource", "getReplicaResources", "Read what a replica needs, may take and has used", auth.Member, reads(200, m.nodeResources)},
+
+		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},
+		{"GET /api/job/{id}/code/{versionId}/file/{path...}", "getFile", "Read one file of a version as it is", auth.Member, raw(200, octets, m.getFile)},
+		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
+
+		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
+		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},
+		{"POST /api/run/{id}/stop", "stopRun", "Stop a run", auth.Member, writes(m, 202, m.stopRun)},
+		{"GET /api/run/{id}/node", "listRunReplicas", "List the replicas of a run", auth.Member, reads(200, m.listRunNodes)},
+		{"GET /api/run/{id}/log", "getRunLog", "Read or follow what all replicas of a run write, in the order of arrival", auth.Member, raw(200, ndjson, m.runLog).gives(new(RunLine))},
+		{"GET /api/run/{id}/metric", "getRunMetrics", "Read the curves of a run", auth.Member, reads(200, m.runMetric)},
+		{"GET /api/run/{id}/checkpoint", "listCheckpoints", "List the checkpoints of a run, newest first", auth.Member, reads(200, m.listCheckpoints)},
+		{"GET /api/run/{id}/artifact", "listArtifacts", "List the files that a run left in $MLAAS_OUTPUT", auth.Member, reads(200, m.listArtifacts)},
+		{"GET /api/run/{id}/artifact/{replica}/{path...}", "getArtifact", "Read one of those files as it is", auth.Member, raw(200, octets, m.getArtifact)},
+
+		{"GET /api/dataset", "listDatasets", "List the datasets, all versions", auth.Member, reads(200, m.listDatasets)},
+		{"POST /api/dataset", "createDataset", "Make a version of a dataset from files whose bytes are here. Equal content is the version that is there, with 200", auth.Member, writes(m, 201, m.createDataset).or(200)},
+		{"GET /api/dataset/{name}", "listDatasetVersions", "List the versions of a dataset, newest first", auth.Member, reads(200, m.listDatasetVersions)},
+		{"POST /api/dataset/{name}", "pushDataset", "Make a version of a dataset: of JSON, a zip or a tar.gz", auth.Member, writes(m, 201, m.pushDataset).or(200)},
+		{"DELETE /api/dataset/{name}", "deleteDataset", "Delete every version of a dataset that no live run uses", auth.Member, writes(m, 204, m.deleteDataset)},
+		{"GET /api/dataset/{name}/{version}", "getDataset", "Read a version of a dataset, with its files", auth.Member, reads(200, m.getDataset)},
+		{"HEAD /api/blob/{digest}", "hasBlob", "Ask whether bytes are here", auth.Member, raw(200, octets, m.headBlob)},
+		{"GET /api/blob/{digest}", "getBlob", "Read bytes by their digest", auth.Member, raw(200, octets, m.getBlob)},
+		{"PUT /api/blob/{digest}", "putBlob", "Keep bytes under their digest, to name them in a dataset or a version", auth.Member, raw(201, "application/json", m.putBlob).gives(new(BlobInfo)).or(200).bytes()},
+
+		{"GET /api/environment", "listEnvironments", "List what environments can be of, and those that were resolved", auth.Member, reads(200, m.listEnvironments)},
+		{"GET /api/cluster", "listClusters", "List the places to run replicas, and what of them is promised", auth.Member, reads(200, m.listClusters)},
+		{"GET /api/cluster/{name}", "getCluster", "Read one place to run replicas", auth.Member, reads(200, m.getCluster)},
+		{"GET /api/status", "getStatus", "Read how the platform is: version, disk, store, replicas, what is not enforced", auth.Member, reads(200, m.status)},
+		{"POST /api/gc", "collect", "Remove what nothing needs: it is done daily by itself", auth.Admin, reads(200, m.gc)},
+		{"GET /api/stream", "stream", "Follow jobs, replicas, logs and curves live, over one WebSocket or as NDJSON", auth.Member, raw(200, ndjson, m.stream).gives(new(StreamEvent))},
+
+		{"GET /api/secret", "listSecrets", "List the secrets, without what they hold", auth.Member, reads(200, m.listSecrets)},
+		{"POST /api/secret", "setSecret", "Set a secret: the next version of it", auth.Member, writes(m, 201, m.setSecret)},
+		{"DELETE /api/secret/{name}", "deleteSecret", "Delete every version of a secret", auth.Member, writes(m, 204, m.deleteSecret)},
+		{"GET /api/session", "listSessions", "List the logins", auth.Member, reads(200, m.listSessions)},
+		{"POST /api/session/link", "createLoginLink", "Make a link that lets one browser in, once", auth.Admin, reads(201, m.invite)},
+		{"DELETE /api/session/{id}", "revokeSession", "End a login", auth.Member, writes(m, 204, m.revokeSession)},
+		{"GET /login", "login", "Let a browser in by the link that mlaas up printed", auth.Public, raw(200, "text/html", m.login)},
+
+		{"GET /livez", "livez", "Ask whether the process lives", auth.Public, reads(200, m.livez)},
+		{"GET /readyz", "readyz", "Ask whether requests can be served", auth.Public, reads(200, m.readyz)},
+		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
+		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
+		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, reads(200, m.problem)},
+	}
+}
+
+const (
+	ndjson = "application/x-ndjson"
+	octets = "application/octet-stream"
+)
+
+// A JobPatch is a JSON merge patch of a job: every field may be left away, and
+// null takes one away.
+type JobPatch mlaas.JobSpec

@@ -1,0 +1,227 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/store"
+)
+
+// A Framework is what an environment can be of.
+type Framework struct {
+	Name     string   `json:"name" example:"pytorch"`
+	Packages []string `json:"packages" doc:"What it installs, unless the job pins the same"`
+	Pythons  []string `json:"pythons" doc:"Versions that it is known to work with, preferred first; empty: any"`
+	Notes    string   `json:"notes,omitempty" doc:"What to know of it"`
+}
+
+// Environments are those that were resolved, and what there is to choose from.
+type Environments struct {
+	List[mlaas.Locked]
+	Catalogue []Framework `json:"catalogue"`
+}
+
+type environmentsIn struct {
+	Paging
+	Framework string `query:"framework" doc:"Only those of this framework" example:"pytorch"`
+}
+
+func (m *Management) listEnvironments(ctx context.Context, in *environmentsIn) (*Answer[Environments], error) {
+	page, err := pageOf(ctx, store.Locks(m.DB), store.Query{Tenant: tenantOf(ctx)}, in.Paging, func(f store.Found[mlaas.Locked]) (mlaas.Locked, bool, error) {
+		if f.Value.Packages == nil {
+			f.Value.Packages = []string{}
+		}
+		return f.Value, in.Framework == "" || f.Value.Framework == in.Framework, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := Environments{page.Body, slices.Clone(m.Catalogue)}
+	for i, f := range e.Catalogue {
+		e.Catalogue[i].Packages, e.Catalogue[i].Pythons = some(f.Packages), some(f.Pythons)
+	}
+	e.Catalogue = some(e.Catalogue)
+	return &Answer[Environments]{Body: e, Next: page.Next}, nil
+}
+
+// some is all, and never nil: JSON has lists for that.
+func some[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
+}
+
+// A ClusterView is a place to run replicas, and what of it is promised.
+type ClusterView struct {
+	mlaas.Cluster
+	Used mlaas.Resources `json:"used" doc:"What is promised to runs"`
+	Free mlaas.Resources `json:"free"`
+	Runs int             `json:"runs" doc:"How many runs it is promised to"`
+}
+
+func (m *Management) viewOfCluster(ctx context.Context, c mlaas.Cluster) (ClusterView, error) {
+	c.Limits = some(c.Limits)
+	l, _, err := store.Ledgers(m.DB).Get(ctx, "", c.Name)
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return ClusterView{}, err
+	}
+	free := c.Capacity.Minus(l.Used())
+	free.CPU, free.Memory, free.GPU.Count = max(free.CPU, 0), max(free.Memory, 0), max(free.GPU.Count, 0)
+	return ClusterView{c, l.Used(), free, len(l.Grants)}, nil
+}
+
+type clustersIn struct{ Paging }
+
+func (m *Management) listClusters(ctx context.Context, in *clustersIn) (*Answer[List[ClusterView]], error) {
+	return pageOf(ctx, store.Clusters(m.DB), store.Query{}, in.Paging, func(f store.Found[mlaas.Cluster]) (ClusterView, bool, error) {
+		v, err := m.viewOfCluster(ctx, f.Value)
+		return v, true, err
+	})
+}
+
+type clusterIn struct {
+	Name string `path:"name" doc:"The name of a cluster" example:"local"`
+}
+
+func (m *Management) getCluster(ctx context.Context, in *clusterIn) (*Answer[ClusterView], error) {
+	c, _, err := store.Clusters(m.DB).Get(ctx, "", in.Name)
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return nil, fmt.Errorf("there is no cluster %q: %w", in.Name, mlaas.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, err := m.viewOfCluster(ctx, c)
+	return &Answer[ClusterView]{Body: v}, err
+}
+
+// Status is how the platform is.
+type Status struct {
+	Version  string         `json:"version"`
+	Time     time.Time      `json:"time"`
+	Data     string         `json:"data,omitempty" doc:"The data folder"`
+	Disk     Disk           `json:"disk"`
+	Store    StoreStatus    `json:"store"`
+	Runs     map[string]int `json:"runs" doc:"How many are not over, by state"`
+	Replicas map[string]int `json:"replicas" doc:"How many are not over, by status"`
+	Clusters []ClusterView  `json:"clusters"`
+	Limits   []string       `json:"limits" doc:"What is not isolated or not enforced, a sentence each"`
+	Process  Process        `json:"process"`
+}
+
+// Disk is what the platform takes on disk, in bytes.
+type Disk struct {
+	Used map[string]int64 `json:"used" doc:"By part of the data folder"`
+	Caps map[string]int64 `json:"caps" doc:"How much a part may take; what is not there has no cap"`
+	Free int64            `json:"free" doc:"What is left on that disk"`
+}
+
+// StoreStatus is how the store of records and messages is.
+type StoreStatus struct {
+	Records int64   `json:"records"`
+	Waiting int64   `json:"waiting" doc:"Messages that are not handled yet"`
+	Parked  int64   `json:"parked" doc:"Messages that were given up"`
+	Oldest  float64 `json:"oldest_seconds" doc:"Age of the oldest message that is due and not handled"`
+	Commits int64   `json:"commits" doc:"Since the platform was started"`
+	Syncs   int64   `json:"syncs" doc:"Durable writes since then: fewer than commits when they are grouped"`
+	Size    int64   `json:"size" doc:"On disk, in bytes"`
+	Seq     int64   `json:"seq" doc:"Of the last commit"`
+}
+
+// Process is how the process of this server is.
+type Process struct {
+	Goroutines int   `json:"goroutines"`
+	Heap       int64 `json:"heap" doc:"Bytes of memory in use"`
+}
+
+type noIn struct{}
+
+func (m *Management) status(ctx context.Context, _ *noIn) (*Answer[Status], error) {
+	s := Status{Time: m.now().UTC(), Disk: Disk{Used: map[string]int64{}, Caps: map[string]int64{}},
+		Runs: map[string]int{}, Replicas: map[string]int{}, Clusters: []ClusterView{}, Limits: []string{}}
+	if m.Info != nil {
+		info, err := m.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.Version, s.Data, s.Disk.Free = info.Version, info.Data, int64(info.Free)
+		for k, v := range info.Disk {
+			s.Disk.Used[k] = int64(v)
+		}
+		for k, v := range info.Caps {
+			s.Disk.Caps[k] = int64(v)
+		}
+	}
+	st, err := m.DB.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Store = StoreStatus{st.Records, st.Waiting, st.Parked, st.Oldest.Seconds(), st.Commits, st.Syncs, int64(st.Size), st.Seq}
+	tenant := tenantOf(ctx)
+	runs, err := store.RunStates(m.DB).All(ctx, store.Query{Tenant: tenant, Index: "live"})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range runs {
+		s.Runs[string(r.Value.State)]++
+	}
+	replicas, err := store.Replicas(m.DB).All(ctx, store.Query{Tenant: tenant, Index: "live"})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range replicas {
+		s.Replicas[string(r.Value.Status)]++
+	}
+	clusters, err := store.Clusters(m.DB).All(ctx, store.Query{})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range clusters {
+		v, err := m.viewOfCluster(ctx, c.Value)
+		if err != nil {
+			return nil, err
+		}
+		s.Clusters = append(s.Clusters, v)
+		for _, l := range v.Limits {
+			if !slices.Contains(s.Limits, l) {
+				s.Limits = append(s.Limits, l)
+			}
+		}
+	}
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	s.Process = Process{runtime.NumGoroutine(), int64(mem.HeapAlloc)}
+	return &Answer[Status]{Body: s}, nil
+}
+
+// A Health is a short answer to a probe.
+type Health struct {
+	Status string `json:"status" example:"ok"`
+}
+
+func (m *Management) livez(context.Context, *noIn) (*Answer[Health], error) {
+	return &Answer[Health]{Body: Health{"ok"}}, nil
+}
+
+// stuck is how old a message may be before the platform counts as not ready.
+const stuck = time.Minute
+
+func (m *Management) readyz(ctx context.Context, _ *noIn) (*Answer[Health], error) {
+	ctx, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	s, err := m.DB.Stats(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the store does not answer: %v: %w", err, mlaas.ErrUnavailable)
+	}
+	if s.Oldest > stuck {
+		return &Answer[Health]{Status: http.StatusServiceUnavailable, Body: Health{fmt.Sprintf("a message waits for %s to be handled", s.Oldest.Round(time.Second))}}, nil
+	}
+	return &Answer[Health]{Body: Health{"ok"}}, nil
+}
