@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -183,3 +184,17 @@ const DeliveredFile = "delivered"
 
 // ExitClaimed is the exit code of a supervisor whose replica had one before.
 const ExitClaimed = 3
+
+// ReadyVariable names the descriptor that a supervisor closes once the replica
+// is its own; whoever started it may be waiting for that.
+const ReadyVariable = "MLAAS_READY"
+
+// Ready says to whoever started this process that the replica is its own.
+func Ready() error {
+	fd, err := strconv.Atoi(os.Getenv(ReadyVariable))
+	if err != nil {
+		return nil // nobody asked
+	}
+	os.Unsetenv(ReadyVariable)
+	return os.NewFile(uintptr(fd), "ready").Close()
+}

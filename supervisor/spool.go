@@ -203,11 +203,23 @@ func (s *spool[T]) forget(more func() bool) {
 	s.recent = slices.Delete(s.recent, 0, n)
 }
 
-// last is the number of the newest item.
-func (s *spool[T]) last() int64 {
+// waiting reports whether there is anything from number from on, and whether
+// it is so many items or so many bytes.
+func (s *spool[T]) waiting(from int64, count int, bytes int64) (some, enough bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.parts[len(s.parts)-1].next() - 1
+	next := s.parts[len(s.parts)-1].next()
+	held := next - int64(len(s.recent))
+	switch n := next - from; {
+	case n <= 0:
+		return false, false
+	case n >= int64(count) || from < held:
+		return true, true
+	}
+	for _, it := range s.recent[from-held:] {
+		bytes -= it.size
+	}
+	return true, bytes <= 0
 }
 
 // delivered reports whether the door has everything.

@@ -102,7 +102,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		}
 		defer lock.Close()
 	}
-	if err := s.open(); err != nil {
+	if err := errors.Join(s.open(), Ready()); err != nil {
 		return err
 	}
 	defer s.lines.close()

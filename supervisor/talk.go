@@ -285,11 +285,11 @@ func (t *talk) round(ctx context.Context) (next time.Duration, err error) {
 // one will be.
 func flush[T any](ctx context.Context, t *talk, f *flow, s *spool[T], frame func(int64, []T) *mlaas.Frame) (time.Duration, error) {
 	for len(f.last) < window {
-		waiting := s.last() + 1 - f.next
-		if waiting <= 0 {
+		some, enough := s.waiting(f.next, frameItems, frameBytes)
+		if !some {
 			break
 		}
-		if since := t.Now().Sub(f.sent); waiting < frameItems && since < gather && since >= 0 {
+		if since := t.Now().Sub(f.sent); !enough && since < gather && since >= 0 {
 			return gather - since, nil
 		}
 		first, items, err := s.take(f.next, frameItems, frameBytes)

@@ -179,12 +179,12 @@ func (in *entrance) parent(args []string, wrong *os.File, record string) (int, e
 		return 0, fmt.Errorf("the sandbox could not be made: %w", err)
 	}
 	told.Close()
-	wrong.Close() // who waits for the program to begin waits for the sandbox alone
 	if who, err := supervisor.Find(p.Pid); err == nil && record != "" {
 		if err := supervisor.WriteFile(filepath.Join(in.Folder, record), who); err != nil {
 			fmt.Fprintln(os.Stderr, "enter:", err)
 		}
 	}
+	wrong.Close() // who waits for the program to begin waits for the sandbox alone
 	go func() {
 		for s := range signals {
 			p.Signal(s)
@@ -545,7 +545,7 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
 		Dir: filepath.Join(in.Folder, supervisor.CodeDir), Env: env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
-			Setsid: true, Pdeathsig: syscall.SIGKILL,
+			Setsid:     true, // no death with our own: from in there we cannot be seen
 			Credential: &syscall.Credential{Uid: uint32(in.User), Gid: uint32(in.User)},
 		},
 	})
@@ -553,6 +553,12 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 		return 0, err
 	}
 	wrong.Close()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	go func() {
+		<-signals
+		syscall.Kill(-pid, syscall.SIGKILL)
+	}()
 	for {
 		var w syscall.WaitStatus
 		_, err := syscall.Wait4(pid, &w, 0, nil)

@@ -165,7 +165,7 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 		e.mu.Unlock()
 		return nil
 	}
-	r := &replica{e: e, folder: filepath.Join(e.Dir, s.Fence.String()), gone: make(chan struct{}), starting: true}
+	r := &replica{e: e, folder: filepath.Join(e.Dir, s.Fence.String()), gone: make(chan struct{})}
 	r.about = about{Fence: s.Fence, Job: s.Job, Boot: supervisor.Boot(), Created: e.Now().UTC(), Ceiling: s.Ceiling}
 	gpus, err := e.takeGPUs(s.Ceiling.GPU, s.Need.GPU)
 	if err != nil {

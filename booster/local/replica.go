@@ -27,7 +27,6 @@ type replica struct {
 	folder string
 
 	life     sync.Mutex // held while it is started or stopped
-	starting bool
 	draining bool
 	stopped  bool          // Stop has begun
 	gone     chan struct{} // closed when nothing is expected of it any more
@@ -99,12 +98,21 @@ func (r *replica) spawn(args ...string) {
 		r.over(&end{Status: mlaas.ReplicaFailed, Reason: "its supervisor could not be started: " + err.Error()}, "")
 		return
 	}
-	r.starting = false
 	r.watch = w
-	if !r.draining {
+	go r.await(w)
+}
+
+// ready is called when the supervisor has the replica, or has ended.
+func (r *replica) ready() {
+	if _, err := os.Stat(filepath.Join(r.folder, supervisor.ProcessFile)); err != nil {
+		return // whoever waits for it tells why
+	}
+	r.e.mu.Lock()
+	creating := r.news.Status == mlaas.ReplicaCreating
+	r.e.mu.Unlock()
+	if creating {
 		r.e.publish(r, mlaas.ReplicaReady, "its supervisor runs", nil)
 	}
-	go r.await(w)
 }
 
 // launch starts our binary as a supervisor that nothing ties to us.
@@ -123,15 +131,26 @@ func (r *replica) launch(args ...string) (*processWatch, error) {
 		return nil, err
 	}
 	defer null.Close()
-	argv := append([]string{r.e.Binary, "supervise"}, args...)
-	attr := &syscall.ProcAttr{
-		Dir: r.folder, Env: environ(), Sys: &syscall.SysProcAttr{Setsid: true},
-		Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
-	}
-	pid, err := g.spawn(r.e.Binary, append(argv, r.folder), attr)
+	begun, mine, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	defer mine.Close()
+	argv := append([]string{r.e.Binary, "supervise"}, args...)
+	attr := &syscall.ProcAttr{
+		Dir: r.folder, Env: append(environ(), supervisor.ReadyVariable+"=3"), Sys: &syscall.SysProcAttr{Setsid: true},
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), mine.Fd()},
+	}
+	pid, err := g.spawn(r.e.Binary, append(argv, r.folder), attr)
+	if err != nil {
+		begun.Close()
+		return nil, err
+	}
+	go func() {
+		begun.Read(make([]byte, 1)) // until it is closed
+		begun.Close()
+		r.ready()
+	}()
 	p, err := supervisor.Find(pid)
 	if err != nil { // it ended already: whoever waits for it finds that out
 		p = supervisor.Process{Boot: supervisor.Boot(), PID: pid}
@@ -343,6 +362,9 @@ func (r *replica) exec(ctx context.Context, command []string, in io.Reader, out 
 	c.Dir = filepath.Join(r.folder, supervisor.CodeDir)
 	c.Stdin, c.Stdout, c.Stderr = in, out, out
 	c.WaitDelay = 5 * time.Second
+	if r.e.sandbox {
+		c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) } // it ends what it started
+	}
 	read, write, err := os.Pipe() // descriptor 3, see Enter
 	if err != nil {
 		return 0, err
