@@ -32,12 +32,15 @@ type Files struct {
 	root  *os.Root
 	now   func() time.Time
 	used  atomic.Int64
+	top   syncer
 	parts [256]part
 }
 
-// A part is one of the 256 folders.
+// A part is one of the 256 folders, which are made when they are needed.
 type part struct {
-	mu   sync.Mutex // held while a file comes or goes, never during a sync
+	name string
+	made atomic.Bool // and durable
+	mu   sync.Mutex  // held while a file comes or goes, never during a sync
 	sync syncer
 }
 
@@ -68,26 +71,16 @@ func Open(dir string, now func() time.Time) (*Files, error) {
 }
 
 func (f *Files) prepare() error {
-	fresh := false
-	for i := -1; i < len(f.parts); i++ {
-		name := temporary
-		if i >= 0 {
-			name = fmt.Sprintf("%02x", i)
-		}
-		switch err := f.root.Mkdir(name, 0o700); {
-		case err == nil:
-			fresh = true
-		case !errors.Is(err, fs.ErrExist):
-			return err
-		}
-		if i >= 0 {
-			f.parts[i].sync.flush = func() error { return f.flush(name) }
-		}
+	if err := f.root.Mkdir(temporary, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
-	if fresh {
-		if err := f.flush("."); err != nil {
-			return err
-		}
+	for i := range f.parts {
+		f.parts[i].name = fmt.Sprintf("%02x", i)
+		f.parts[i].sync.flush = func() error { return f.flush(f.parts[i].name) }
+	}
+	f.top.flush = func() error { return f.flush(".") }
+	if err := f.top.wait(); err != nil {
+		return err
 	}
 	left, err := f.list(temporary)
 	if err != nil {
@@ -161,6 +154,15 @@ func (f *Files) place(name string, digest mlaas.Digest, size int64) error {
 	if err != nil {
 		return err
 	}
+	if !p.made.Load() {
+		if err := f.root.Mkdir(p.name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := f.top.wait(); err != nil {
+			return err
+		}
+		p.made.Store(true)
+	}
 	failpoint.Hit("blob.place.before")
 	p.mu.Lock()
 	before := int64(0)
@@ -229,8 +231,11 @@ func (f *Files) Stat(_ context.Context, d mlaas.Digest) (blob.Info, error) {
 // Each is described at blob.Driver.
 func (f *Files) Each(ctx context.Context, each func(blob.Info) error) error {
 	for i := range f.parts {
-		name := fmt.Sprintf("%02x", i)
+		name := f.parts[i].name
 		infos, err := f.list(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -141,6 +141,11 @@ func (f fails) Read([]byte) (int, error) { return 0, f.err }
 func TestStrangers(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir)
+	for _, part := range []string{"00", "ab"} {
+		if err := os.Mkdir(filepath.Join(dir, part), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range []string{"00/README", "ab/" + strings.Repeat("0", 64)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("not ours"), 0o600); err != nil {
 			t.Fatal(err)
