@@ -55,6 +55,6 @@ Next:
   bin/mlaas replicas mnist-ps                   the replicas of the newest run, and how each one ended
   bin/mlaas logs mnist-ps --replica worker-1    the log of one of them, kept after it is gone
   bin/mlaas metrics mnist-ps                    every curve, from the terminal
-  bin/mlaas run examples/mnist-single/sklearn.py --follow
+  bin/mlaas run examples/mnist-single/sklearn.yaml --follow
   bin/mlaas --help
 END

@@ -63,6 +63,7 @@ type Supervisor struct {
 	start     chan mlaas.Start
 	stop      chan mlaas.Stop // the first word is kept
 	stopping  bool
+	suspended bool
 	announced chan struct{} // closed when the final phase was said in a conversation
 	leave     chan struct{} // closed when there is nothing left to say
 	left      chan struct{} // closed when the conversation is over for good
@@ -247,6 +248,9 @@ func (s *Supervisor) live(ctx context.Context) error {
 	done := s.play(ctx, work, heard, func() *mlaas.Stop { return stop })
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if s.isSuspended() {
+		return ErrSuspended
 	}
 	s.end(done)
 	select { // the platform must know how it ended, and say that we may go

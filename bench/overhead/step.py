@@ -36,6 +36,8 @@ for i in range(a.steps):
     loss = step(i)
     if a.track:
         mlaas.log({"loss": loss}, step=i)
+if a.track:
+    mlaas.flush()
 print("cpu", time.process_time() - began, flush=True)
 if a.track:
     time.sleep(1)  # so that whoever measures finds the supervisor still there

@@ -25,6 +25,7 @@ const (
 	endFile   = "ended.json"
 	enterFile = "enter.json"
 	initFile  = "init.json" // the first process of the sandbox
+	downFile  = "down"      // it was ended with the platform
 	rootDir   = "root"      // where the sandbox hangs its own root
 )
 

@@ -77,29 +77,7 @@ func (e *Executor) begin() error {
 }
 
 func (e *Executor) look() error {
-	if e.Log == nil {
-		e.Log = slog.Default()
-	}
-	if e.Now == nil {
-		e.Now = time.Now
-	}
-	if e.Address == "" {
-		e.Address = "127.0.0.1"
-	}
-	if e.DataDir == "" {
-		e.DataDir = filepath.Join(filepath.Dir(e.EnvDir), "data")
-	}
-	if e.Node == "" {
-		e.Node, _ = os.Hostname()
-	}
-	for _, dir := range []*string{&e.Dir, &e.EnvDir, &e.DataDir, &e.Binary} {
-		abs, err := filepath.Abs(*dir)
-		if err != nil {
-			return err
-		}
-		*dir = abs
-	}
-	if err := os.MkdirAll(e.Dir, 0o700); err != nil {
+	if err := e.complete(); err != nil {
 		return err
 	}
 	e.probe()
@@ -126,6 +104,33 @@ func (e *Executor) look() error {
 		r.adopt()
 	}
 	return nil
+}
+
+// complete fills in what was not stated.
+func (e *Executor) complete() error {
+	if e.Log == nil {
+		e.Log = slog.Default()
+	}
+	if e.Now == nil {
+		e.Now = time.Now
+	}
+	if e.Address == "" {
+		e.Address = "127.0.0.1"
+	}
+	if e.DataDir == "" {
+		e.DataDir = filepath.Join(filepath.Dir(e.EnvDir), "data")
+	}
+	if e.Node == "" {
+		e.Node, _ = os.Hostname()
+	}
+	for _, dir := range []*string{&e.Dir, &e.EnvDir, &e.DataDir, &e.Binary} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = abs
+	}
+	return os.MkdirAll(e.Dir, 0o700)
 }
 
 // probe finds out what can be enforced here.

@@ -83,7 +83,11 @@ func (r *replica) follow(p supervisor.Process) {
 	}
 	w, err := watchProcess(p, false)
 	if err != nil {
-		r.died(nil, "its supervisor is gone")
+		reason := "its supervisor is gone"
+		if _, err := os.Stat(filepath.Join(r.folder, downFile)); err == nil {
+			reason = "the platform was taken down"
+		}
+		r.died(nil, reason)
 		return
 	}
 	r.watch = w

@@ -104,10 +104,15 @@ func (w *processWatch) WaitFor(ctx context.Context) error {
 }
 
 // Kill ends the process at once.
-func (w *processWatch) Kill() {
+func (w *processWatch) Kill() { w.signal(unix.SIGKILL) }
+
+// Suspend asks a supervisor to end its program and itself.
+func (w *processWatch) Suspend() { w.signal(unix.SIGUSR1) }
+
+func (w *processWatch) signal(s unix.Signal) {
 	raw, err := w.file.SyscallConn()
 	if err == nil {
-		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), s, nil, 0) })
 	}
 }
 

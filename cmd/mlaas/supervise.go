@@ -49,7 +49,16 @@ func superviseCommand() *cobra.Command {
 					return &run, nil
 				},
 			}
+			suspend := make(chan os.Signal, 1)
+			signal.Notify(suspend, syscall.SIGUSR1) // of mlaas down
+			go func() {
+				<-suspend
+				s.Suspend()
+			}()
 			err = s.Run(ctx)
+			if errors.Is(err, supervisor.ErrSuspended) {
+				return nil
+			}
 			if errors.Is(err, supervisor.ErrClaimed) {
 				log.Info(err.Error())
 				os.Exit(supervisor.ExitClaimed)

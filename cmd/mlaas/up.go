@@ -114,7 +114,7 @@ func (p platform) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := p.open(ctx, key, binary)
+	parts, err := p.open(ctx, key, hex.EncodeToString(token), binary)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,8 @@ func (p platform) Run(ctx context.Context) error {
 	if err := os.Chmod(sock, 0o666); err != nil {
 		return err
 	}
-	public := &http.Server{Handler: parts.public(url, token), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	public := parts.management.Server()
+	public.Handler = parts.public()
 	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
 
 	all, ctx := errgroup.WithContext(ctx)
@@ -170,7 +171,7 @@ func (p platform) Run(ctx context.Context) error {
 		return nil
 	})
 	err = all.Wait()
-	if n := parts.running(); err == nil && n > 0 {
+	if n := parts.running(context.WithoutCancel(ctx)); err == nil && n > 0 {
 		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
 	}
 	return err

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/blob/files"
+	"mlaas.dev/mlaas/booster"
+	"mlaas.dev/mlaas/booster/local"
+	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/management"
+	"mlaas.dev/mlaas/series"
+	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/store/sqlitestore"
+	"mlaas.dev/mlaas/supervisor/environment"
+	"mlaas.dev/mlaas/web"
+)
+
+// parts are what a platform on one machine is made of.
+type parts struct {
+	db         *sqlitestore.Store
+	blob       *files.Files
+	series     *series.Store
+	executor   *local.Executor
+	management *management.Management
+	contractor *contractor.Contractor
+	booster    *booster.Booster
+	monitor    *booster.Monitor
+}
+
+// cluster is the name of this machine among the clusters.
+const cluster = "local"
+
+// open makes the parts, each over the ones before it.
+func (p platform) open(ctx context.Context, key []byte, token, binary string) (x *parts, err error) {
+	x = new(parts)
+	defer func() {
+		if err != nil {
+			x.Close()
+			x = nil
+		}
+	}()
+	options := sqlitestore.Options{Log: p.Log}
+	if !p.Group {
+		options.Group = 1
+	}
+	if x.db, err = sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options); err != nil {
+		return x, err
+	}
+	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
+		return x, err
+	}
+	x.series = &series.Store{Dir: filepath.Join(p.Dir, "series"), Blob: x.blob, Log: p.Log}
+	if err = x.series.Open(); err != nil {
+		return x, err
+	}
+	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
+	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log}
+	x.booster = &booster.Booster{
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		Executors:     map[string]booster.Executor{cluster: x.executor},
+		DoorURL:       map[string]string{cluster: "unix://" + filepath.Join(p.Dir, "door", "door.sock")},
+		AllowLoopback: true, // who writes the rules owns this machine
+		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
+			s, _, err := store.Secrets(x.db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
+			if err != nil {
+				return "", err
+			}
+			plain, err := auth.Unseal(key, s.About(), s.Sealed)
+			return string(plain), err
+		},
+	}
+	x.monitor = x.booster.Monitor()
+	x.management = &management.Management{
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		Auth:      &auth.Requests{DB: x.db, Token: token},
+		Catalogue: catalogue(),
+		Info:      func(ctx context.Context) (management.Info, error) { return p.info(x) },
+		Sweep: func(ctx context.Context) ([]string, error) {
+			return p.sweep(ctx, x)
+		},
+	}
+	return x, nil
+}
+
+// localExecutor runs replicas on this machine.
+func localExecutor(dir, binary string, have mlaas.Resources, log *slog.Logger) *local.Executor {
+	return &local.Executor{
+		Dir:    filepath.Join(dir, "replicas"),
+		EnvDir: filepath.Join(dir, "env"),
+		Binary: binary,
+		Node:   nodeName(),
+		Total:  have,
+		Log:    log,
+	}
+}
+
+// services are what runs until the platform ends, by name.
+func (x *parts) services() map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"series":     x.series.Run,
+		"contractor": x.contractor.Run,
+		"booster":    x.booster.Run,
+		"management": x.management.Run,
+	}
+}
+
+// public is what is served to people: the API, and the live page over it.
+func (x *parts) public() http.Handler {
+	api, page := x.management.Handler(), http.FileServerFS(web.Files)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/", "/watch.js", "/style.css":
+			h := w.Header()
+			h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+			h.Set("X-Content-Type-Options", "nosniff")
+			h.Set("Referrer-Policy", "no-referrer")
+			h.Set("Cache-Control", "no-cache")
+			page.ServeHTTP(w, r)
+		default:
+			api.ServeHTTP(w, r)
+		}
+	})
+}
+
+// login is a link that lets one browser in, once.
+func (x *parts) login(ctx context.Context, url string) (string, error) {
+	path, err := x.management.Invite(ctx, mlaas.DefaultTenant)
+	return url + path, err
+}
+
+// running counts the replicas that go on without the platform.
+func (x *parts) running(ctx context.Context) int {
+	live, err := store.Replicas(x.db).All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return 0
+	}
+	return len(live)
+}
+
+// Close frees what open holds, the last first.
+func (x *parts) Close() {
+	if x.executor != nil {
+		x.executor.Close()
+	}
+	if x.series != nil {
+		x.series.Close()
+	}
+	if x.blob != nil {
+		x.blob.Close()
+	}
+	if x.db != nil {
+		x.db.Close()
+	}
+}
+
+// How much of the disk the caches of this machine may take, and how long what
+// ended replicas left is kept to look at.
+const (
+	maxEnvironments = 20 << 30
+	keepReplicas    = 7 * 24 * time.Hour
+)
+
+// info says what only this machine knows.
+func (p platform) info(x *parts) (management.Info, error) {
+	i := management.Info{Version: release(), Data: p.Dir, Disk: map[string]mlaas.Bytes{},
+		Caps: map[string]mlaas.Bytes{"env": maxEnvironments}}
+	i.Disk["blob"] = x.blob.Usage()
+	i.Disk["series"] = x.series.Usage()
+	for _, sub := range []string{"mlaas.db", "mlaas.db-wal", "replicas", "env", "data"} {
+		i.Disk[sub] = folderSize(filepath.Join(p.Dir, sub))
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(p.Dir, &disk); err != nil {
+		return i, fmt.Errorf("%s: %w", p.Dir, err)
+	}
+	i.Free = mlaas.Bytes(disk.Bavail) * mlaas.Bytes(disk.Bsize)
+	return i, nil
+}
+
+// folderSize is what the files below a path take; files that share their
+// content by a hard link count once.
+func folderSize(root string) (size mlaas.Bytes) {
+	seen := map[uint64]bool{}
+	filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil // it went meanwhile
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		if s, ok := info.Sys().(*syscall.Stat_t); ok {
+			if s.Nlink > 1 && seen[s.Ino] {
+				return nil
+			}
+			seen[s.Ino] = true
+		}
+		size += mlaas.Bytes(info.Size())
+		return nil
+	})
+	return size
+}
+
+// sweep removes environments beyond the cap that were not used for longest,
+// and what ended replicas left.
+func (p platform) sweep(ctx context.Context, x *parts) (did []string, err error) {
+	n, err := x.executor.Sweep(ctx, time.Now().Add(-keepReplicas))
+	if err != nil {
+		return did, err
+	}
+	did = append(did, fmt.Sprintf("%d folders of replicas that ended more than a week ago", n))
+	envs := &environment.Manager{Dir: filepath.Join(p.Dir, "env"), Log: p.Log}
+	freed, err := p.sweepEnvironments(ctx, x, envs)
+	if err != nil {
+		return did, err
+	}
+	return append(did, fmt.Sprintf("environments that were not used for longest: %s", freed)), nil
+}
+
+func (p platform) sweepEnvironments(ctx context.Context, x *parts, envs *environment.Manager) (mlaas.Bytes, error) {
+	live, err := store.RunStates(x.db).All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return 0, err
+	}
+	var inUse []mlaas.Digest
+	for _, s := range live {
+		l, _, err := store.Launches(x.db).Get(ctx, s.Value.Tenant, store.LaunchKey(s.Value.Run, s.Value.Epoch))
+		if err == nil && l.Environment.Lock != "" {
+			inUse = append(inUse, l.Environment.Lock)
+		}
+	}
+	swept, err := envs.Sweep(ctx, maxEnvironments, inUse)
+	return swept.Freed, err
+}
+
+// catalogue is what environments can be of, as the API shows it.
+func catalogue() (all []management.Framework) {
+	for _, e := range environment.Catalogue() {
+		all = append(all, management.Framework{Name: e.Name, Packages: e.Packages, Pythons: e.Pythons, Notes: e.Notes})
+	}
+	return all
+}

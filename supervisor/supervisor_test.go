@@ -1,0 +1,309 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+
+	"mlaas.dev/mlaas"
+)
+
+func TestCutter(t *testing.T) {
+	long := strings.Repeat("a", mlaas.MaxLine)
+	tests := []struct {
+		name   string
+		chunks []string
+		want   []string // "part|text"
+	}{
+		{"lines", []string{"one\ntwo\n"}, []string{"0|one", "0|two"}},
+		{"a line in pieces", []string{"o", "ne\nt", "wo"}, []string{"0|one", "0|two"}},
+		{"empty lines", []string{"\n\n"}, []string{"0|", "0|"}},
+		{"\\r\\n", []string{"one\r", "\ntwo\r\n"}, []string{"0|one", "0|two"}},
+		{"a progress bar", []string{"\r1%\r2%", "\r3%\r100%\nnext\n"}, []string{"0|1%", "0|100%", "0|next"}},
+		{"exactly as long as may be", []string{long + "\nb\n"}, []string{"0|" + long, "0|b"}},
+		{"too long", []string{long, "bcd\n", "e\n"}, []string{"1|" + long, "2|bcd", "0|e"}},
+		{"too long, ends at a part", []string{long + long + "\n"}, []string{"1|" + long, "2|" + long}},
+		{"not UTF-8", []string{"a\xff\xfeb\n"}, []string{"0|a\uFFFDb"}},
+		{"a rune in pieces", []string{"\xc3", "\xa4\n"}, []string{"0|ä"}},
+		{"a rune at the cut", []string{long[1:] + "äz\n"}, []string{"1|" + long[1:], "2|äz"}},
+		{"no end", []string{"x"}, []string{"0|x"}},
+		{"nothing", []string{""}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Unix(1e9, 0)
+			c := &cutter{stream: "stdout", now: func() time.Time { return now }}
+			var got []string
+			add := func(lines []mlaas.LogLine) {
+				for _, l := range lines {
+					got = append(got, strconv.Itoa(l.Part)+"|"+l.Text)
+				}
+			}
+			for _, chunk := range tt.chunks {
+				add(c.cut([]byte(chunk)))
+			}
+			add(c.rest())
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %.200q, want %.200q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Whatever a program writes, lines are valid and short, and nothing but bars
+// and what is not text is missing.
+func FuzzCutter(f *testing.F) {
+	f.Add([]byte("a\r\nb\rc\xff\n"), 3)
+	f.Fuzz(func(t *testing.T, data []byte, at int) {
+		c := &cutter{stream: "stdout", now: time.Now}
+		at = min(max(at, 0), len(data))
+		lines := slices.Concat(c.cut(data[:at]), c.cut(data[at:]), c.rest())
+		for _, l := range lines {
+			if !utf8.ValidString(l.Text) || len(l.Text) > mlaas.MaxLine || strings.ContainsAny(l.Text, "\r\n") {
+				t.Errorf("line %q", l.Text)
+			}
+		}
+		if utf8.Valid(data) && !slices.Contains(data, '\r') && len(data) < mlaas.MaxLine {
+			want := strings.TrimSuffix(string(data), "\n")
+			var all []string
+			for _, l := range lines {
+				all = append(all, l.Text)
+			}
+			if got := strings.Join(all, "\n"); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+	})
+}
+
+func line(i int64) mlaas.LogLine {
+	return mlaas.LogLine{Text: strconv.FormatInt(i, 10) + strings.Repeat(".", int(i*7919%5000))}
+}
+
+// A spool gives back what was put into it, in order and by its numbers, also
+// after it was opened again with a torn last line.
+func TestSpool(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "spool")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		s, err := openSpool[mlaas.LogLine](dir, "log", 1<<40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { s.close() }()
+		var last, acked int64
+		t.Repeat(map[string]func(*rapid.T){
+			"append": func(t *rapid.T) {
+				var lines []mlaas.LogLine
+				for range rapid.IntRange(1, 400).Draw(t, "n") {
+					last++
+					lines = append(lines, line(last))
+				}
+				if err := s.append(lines); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"ack": func(t *rapid.T) {
+				acked = rapid.Int64Range(acked, last).Draw(t, "seq")
+				if err := s.ack(acked); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"take": func(t *rapid.T) {
+				from := rapid.Int64Range(acked+1, last+1).Draw(t, "from")
+				count := rapid.IntRange(1, 2000).Draw(t, "count")
+				first, items, err := s.take(from, count, 256<<10)
+				if err != nil || first != from || len(items) > count || (len(items) == 0) != (from > last) {
+					t.Fatalf("take(%d) of %d: %d items from %d, %v", from, last, len(items), first, err)
+				}
+				for i, l := range items {
+					if want := line(from + int64(i)); l != want {
+						t.Fatalf("item %d is %.20q, want %.20q", from+int64(i), l.Text, want.Text)
+					}
+				}
+			},
+			"open again": func(t *rapid.T) {
+				if err := s.close(); err != nil {
+					t.Fatal(err)
+				}
+				f, err := os.OpenFile(s.path(s.parts[len(s.parts)-1].first), os.O_WRONLY|os.O_APPEND, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.WriteString(`{"line":"to`)
+				f.Close()
+				if s, err = openSpool[mlaas.LogLine](dir, "log", 1<<40); err != nil {
+					t.Fatal(err)
+				}
+				s.ack(acked) // what Welcome says
+			},
+			"": func(t *rapid.T) {
+				if s.delivered() != (acked == last) {
+					t.Fatalf("delivered %v at %d of %d", s.delivered(), acked, last)
+				}
+				if s.held > recentSize+8<<20 {
+					t.Fatalf("%d bytes in memory", s.held)
+				}
+			},
+		})
+	})
+}
+
+func TestSpoolIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openSpool[mlaas.LogLine](dir, "log", 100_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	kept := int64(0)
+	for i := int64(1); i < 1000; i++ {
+		if err := s.append([]mlaas.LogLine{line(i)}); errors.Is(err, errFull) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		kept++
+	}
+	if kept == 999 {
+		t.Fatal("it is never full")
+	}
+	if err := s.insist(mlaas.LogLine{Text: "full"}); err != nil {
+		t.Error(err)
+	}
+	if err := s.ack(kept + 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A door that knows more than the spool is believed.
+func TestSpoolGap(t *testing.T) {
+	s, err := openSpool[mlaas.LogLine](t.TempDir(), "log", 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.append([]mlaas.LogLine{line(1)})
+	if err := s.ack(10); err != nil {
+		t.Fatal(err)
+	}
+	s.append([]mlaas.LogLine{line(11)})
+	first, items, err := s.take(11, 10, 1000)
+	if err != nil || first != 11 || len(items) != 1 {
+		t.Errorf("%d, %v, %v", first, items, err)
+	}
+}
+
+func TestPoint(t *testing.T) {
+	tests := []struct {
+		text  string
+		wrong bool
+	}{
+		{`["loss", 1, 1700000000000, 0.5]`, false},
+		{`["loss", 1, 1700000000000, "NaN"]`, false},
+		{`["loss", -1, 0, "-Infinity"]`, false},
+		{`["loss", 1, 1, 1e400]`, false},
+		{`["loss", 1, 1]`, true},
+		{`["loss", 1, 1, 1, 1]`, true},
+		{`["", 1, 1, 1]`, true},
+		{`["a\nb", 1, 1, 1]`, true},
+		{`["loss", 1.5, 1, 1]`, true},
+		{`["loss", 1e300, 1, 1]`, true},
+		{`["loss", "NaN", 1, 1]`, true},
+		{`["loss", 1, 1, "x"]`, true},
+		{`[1, 1, 1, 1]`, true},
+		{`{}`, true},
+		{`null`, true},
+		{`["` + strings.Repeat("k", 300) + `", 1, 1, 1]`, true},
+	}
+	for _, tt := range tests {
+		var p point
+		if err := json.Unmarshal([]byte(tt.text), &p); err != nil || p.wrong != tt.wrong {
+			t.Errorf("%s: wrong %v, %v; want %v", tt.text, p.wrong, err, tt.wrong)
+		}
+	}
+}
+
+func TestPublic(t *testing.T) {
+	for text, want := range map[string]bool{
+		"8.8.8.8": true, "2606:4700::1111": true,
+		"127.0.0.1": false, "::1": false, "::ffff:127.0.0.1": false, "10.1.2.3": false, "172.16.0.1": false,
+		"192.168.1.1": false, "169.254.169.254": false, "100.64.0.1": false, "0.0.0.0": false, "fd00::1": false,
+		"fe80::1": false, "224.0.0.1": false, "255.255.255.255": false, "64:ff9b::7f00:1": false, "::": false,
+	} {
+		if got := public(netip.MustParseAddr(text)); got != want {
+			t.Errorf("%s is public: %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestEntry(t *testing.T) {
+	tests := []struct {
+		files []string
+		want  string
+		err   string
+	}{
+		{[]string{"main.py", "b.py"}, "main.py", ""},
+		{[]string{"train.py", "data.csv"}, "train.py", ""},
+		{[]string{"a.py", "b.py"}, "", "no file to start: name a command, or have a main.py; the code has a.py, b.py"},
+		{nil, "", "no file to start: name a command, or have a main.py; the code has no files"},
+	}
+	for _, tt := range tests {
+		dir := t.TempDir()
+		for _, f := range tt.files {
+			if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := entryOf(dir)
+		if got != tt.want || fmt.Sprint(err) != tt.err && (err != nil || tt.err != "") {
+			t.Errorf("%v: %q, %v", tt.files, got, err)
+		}
+	}
+}
+
+// Two supervisors of one folder: one of them runs the program.
+func TestClaim(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := Claim(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Claim(t.Context(), dir); !errors.Is(err, ErrClaimed) {
+		t.Errorf("while the first lives: %v", err)
+	}
+	lock.Close()
+	if _, err := Claim(t.Context(), dir); !errors.Is(err, ErrClaimed) {
+		t.Errorf("after the first: %v", err)
+	}
+}
+
+func BenchmarkLine(b *testing.B) {
+	s, err := openSpool[mlaas.LogLine](b.TempDir(), "log", 1<<40)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.close()
+	c := &cutter{stream: "stdout", now: time.Now}
+	text := []byte(fmt.Sprintf("step %d loss %f accuracy %f\n", 100, rand.Float64(), rand.Float64()))
+	b.ReportAllocs()
+	for i := range b.N {
+		s.append(c.cut(text))
+		s.ack(int64(i))
+	}
+}
