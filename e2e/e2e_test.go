@@ -104,43 +104,37 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-var built struct {
-	sync.Once
-	path string
-	err  error
-}
-
-// binary is the program under test.
+// binary is the program under test: MLAAS_BIN, or one that TestMain built.
 func binary(t *testing.T) string {
 	t.Helper()
-	if bin := os.Getenv("MLAAS_BIN"); bin != "" {
-		return bin
+	bin, err := filepath.Abs(os.Getenv("MLAAS_BIN"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	built.Do(func() {
-		dir, err := os.MkdirTemp("", "mlaas-e2e-*")
-		if err != nil {
-			built.err = err
-			return
-		}
-		built.path = filepath.Join(dir, "mlaas")
-		build := exec.Command("go", "build", "-o", built.path, "../cmd/mlaas")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return built.path
+	return bin
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if built.path != "" {
-		os.RemoveAll(filepath.Dir(built.path))
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Getenv("MLAAS_BIN") != "" {
+		return m.Run()
 	}
-	os.Exit(code)
+	dir, err := os.MkdirTemp("", "mlaas-e2e-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "mlaas")
+	build := exec.Command("go", "build", "-o", bin, "../cmd/mlaas")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v: %s\n", err, out)
+		return 1
+	}
+	os.Setenv("MLAAS_BIN", bin)
+	return m.Run()
 }
 
 // A layout is a way to run the platform.

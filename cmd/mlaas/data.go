@@ -116,7 +116,7 @@ func (c *cli) sendData(ctx context.Context, cl *client.Client, name, from string
 				return err
 			})
 		}
-		work.Wait() // its error is asked for again below
+		_ = work.Wait() // it is asked for again below
 		close(sent)
 	}()
 	done = 0
