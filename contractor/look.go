@@ -286,8 +286,11 @@ func (l *look) excused(s sight, r mlaas.Replica) sight {
 		on := rule.On
 		if rule.Do == "restart" && on.Log == "" && (on.Status == "" || on.Status == r.Status) && (on.Role == "" || on.Role == r.Role) &&
 			(on.ExitCode == nil || r.ExitCode != nil && *on.ExitCode == *r.ExitCode) {
-			if again := l.restart(rule, s.why); again.event == jobengine.RuleRestart {
+			switch again := l.restart(rule, s.why); again.event {
+			case jobengine.RuleRestart:
 				return again
+			case jobengine.UserFaultSpent:
+				return sight{event: s.event, why: again.why, exit: s.exit}
 			}
 		}
 	}
@@ -302,14 +305,13 @@ func (l *look) restart(rule mlaas.ActionRule, saw string) sight {
 	if n := l.run.Spec.Execution.Restarts.User; n != nil {
 		budget = *n
 	}
-	why := say(fmt.Sprintf("rule %s restarts the run", rule.Name), saw)
 	switch {
-	case l.state.Restarts.User >= budget:
-		return sight{event: jobengine.UserFaultSpent, why: why + spent(budget, "a failure")}
 	case rule.Once && l.state.Restarts.User > 0:
 		return sight{}
+	case l.state.Restarts.User >= budget:
+		return sight{event: jobengine.UserFaultSpent, why: saw + fmt.Sprintf("; rule %s would restart the run", rule.Name) + spent(budget, "a failure")}
 	}
-	return sight{event: jobengine.RuleRestart, why: why}
+	return sight{event: jobengine.RuleRestart, why: say(fmt.Sprintf("rule %s restarts the run", rule.Name), saw)}
 }
 
 // rule says what an action rule that fired in this attempt asks for.
