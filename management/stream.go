@@ -190,16 +190,14 @@ func (s *streamer) begin(ctx context.Context, sub Subscription) (context.Context
 	if len(s.live) >= maxTopics && err == nil {
 		err = fmt.Errorf("at most %d subscriptions on one connection: %w", maxTopics, mlaas.ErrTooMany)
 	}
-	own, end := context.WithCancel(ctx)
-	if err == nil {
-		s.live[sub.ID] = end
-	}
-	s.mu.Unlock()
 	if err != nil {
-		end()
+		s.mu.Unlock()
 		s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "error", Data: problemOf(err)})
 		return nil, false
 	}
+	own, end := context.WithCancel(ctx)
+	s.live[sub.ID] = end
+	s.mu.Unlock()
 	return own, true
 }
 
