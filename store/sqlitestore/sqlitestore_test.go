@@ -20,16 +20,19 @@ func open(t *testing.T, path string, o Options) *Store {
 }
 
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		return storetest.Harness{Bubble: true, Open: func(t *testing.T) store.Driver { return open(t, ":memory:", Options{}) }}
 	})
 }
 
 func TestFile(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness { return file(t, Options{}) })
 }
 
 func TestFileUngrouped(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness { return file(t, Options{Group: 1}) })
 }
 

@@ -75,8 +75,8 @@ func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<
 // another, in the order of their numbers.
 func (s *Store) changes(ctx context.Context, written, deleted int64, kinds []string) (page []store.Change, err error) {
 	of, args := "", make([]any, 0, 2*len(kinds)+3)
-	if len(kinds) > 0 {
-		of = " AND kind IN (?" + strings.Repeat(", ?", len(kinds)-1) + ")"
+	if len(kinds) > 0 { // the plus keeps SQLite from going by kind, and then sorting all of them
+		of = " AND +kind IN (?" + strings.Repeat(", ?", len(kinds)-1) + ")"
 	}
 	for _, after := range []int64{written, deleted} {
 		args = append(args, after)

@@ -421,7 +421,7 @@ func pagesGrow(t *testing.T, s *suite) {
 
 // counter lets many writers add to one number.
 func counter(t *testing.T, s *suite) {
-	const writers, each = 64, 5
+	const writers, each = 64, 2
 	s.commit(t, put(row("n", 0, 0)))
 	done := make(chan error, writers)
 	for range writers {
