@@ -24,6 +24,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/internal/failpoint"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -286,7 +287,9 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 			return start, older, nil
 		}
 		batch.Check = []store.Row{store.RunStates(b.DB).At(m.Tenant, string(m.Run), rev)}
+		failpoint.Hit("booster.record.before")
 		if err := b.DB.Commit(ctx, batch); err == nil {
+			failpoint.Hit("booster.record.after") // wanted, not started
 			b.monitor.closeOlder(m.Run, m.Epoch)
 			return start, older, nil
 		} else if !errors.Is(err, mlaas.ErrConflict) {
@@ -321,6 +324,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL[r.Cluster],
 		})
 	}
+	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -406,6 +410,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 			return fmt.Errorf("end %s: %w", r.Fence, err)
 		}
 	}
+	failpoint.Hit("booster.stop.after")
 	if c := b.monitor.line(r.Fence); c != nil {
 		c.drained(ctx) // what it said before its end still counts
 	}

@@ -15,6 +15,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/blob"
 )
 
 // maxMessage is the largest message on a line: a frame of 256 KiB of text,
@@ -128,11 +129,9 @@ func (m *Monitor) digest(r *http.Request) (mlaas.Fence, mlaas.Digest, error) {
 	if err != nil {
 		return f, "", err
 	}
-	d := r.PathValue("digest")
-	if !digestRule.MatchString(d) {
-		return f, "", mlaas.Invalid("digest", `"sha256:" and 64 hex digits`, d)
-	}
-	return f, mlaas.Digest(d), nil
+	d := mlaas.Digest(r.PathValue("digest"))
+	_, err = blob.CheckDigest(d)
+	return f, d, err
 }
 
 // getBlob answers with the bytes, or from an offset on: "Range: bytes=N-".

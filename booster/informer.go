@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -381,7 +382,7 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	}
 	if p.Status.Final() {
 		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
-		if p.Outputs == "" || digestRule.MatchString(string(p.Outputs)) {
+		if _, err := blob.CheckDigest(p.Outputs); err == nil {
 			r.Outputs = p.Outputs
 		}
 	}

@@ -2,11 +2,9 @@ package booster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +15,8 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/internal/failpoint"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -32,11 +32,8 @@ const (
 	gatherFrames = 1024
 	gatherBytes  = 8 << 20
 	inFlight     = 64 << 20 // of frames that are not durable yet, over all lines
-	maxTree      = 64 << 20 // the JSON of a checkpoint's tree
 	maxPorts     = 16
 )
-
-var digestRule = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 // A Monitor is the door: supervisors keep a line to it, on which they bring
 // what their programs say and get told what to do.
@@ -542,6 +539,7 @@ func (m *Monitor) keep(ctx context.Context, pieces []piece) {
 		batches[i] = series.Batch{Fence: p.c.fence, Frame: p.frame}
 	}
 	err := m.b.Series.Append(ctx, batches...)
+	failpoint.Hit("monitor.append.after") // durable, not acknowledged
 	for i, p := range pieces {
 		single := err
 		if err != nil && len(pieces) > 1 && ctx.Err() == nil {
@@ -825,10 +823,12 @@ func (m *Monitor) checkpoint(ctx context.Context, f mlaas.Fence, cm mlaas.Checkp
 		if had > 0 && before.Tree == made.Tree {
 			return nil
 		}
+		failpoint.Hit("monitor.checkpoint.before")
 		err = m.b.DB.Commit(ctx, store.Batch{
 			Put:   []store.Row{records.Put(made, had)},
 			Check: []store.Row{store.RunStates(m.b.DB).At(f.Tenant, string(f.Run), rev)},
 		})
+		failpoint.Hit("monitor.checkpoint.after")
 		if !errors.Is(err, mlaas.ErrConflict) {
 			return err
 		}
@@ -837,19 +837,10 @@ func (m *Monitor) checkpoint(ctx context.Context, f mlaas.Fence, cm mlaas.Checkp
 
 // whole reports the size of a tree, if it and every file in it are here.
 func (m *Monitor) whole(ctx context.Context, tree mlaas.Digest) (mlaas.Bytes, error) {
-	if !digestRule.MatchString(string(tree)) {
-		return 0, mlaas.Invalid("checkpoint.tree", `"sha256:" and 64 hex digits`, tree)
-	}
-	r, err := m.b.Blob.Get(ctx, tree, 0)
+	t, err := blob.GetTree(ctx, m.b.Blob, tree)
 	if err != nil {
-		return 0, fmt.Errorf("its tree %s: %w", tree, err)
+		return 0, fmt.Errorf("its tree: %w", err)
 	}
-	defer r.Close()
-	var t mlaas.Tree
-	if err := json.NewDecoder(io.LimitReader(r, maxTree)).Decode(&t); err != nil {
-		return 0, fmt.Errorf("its tree %s cannot be read: %v: %w", tree, err, mlaas.ErrInvalid)
-	}
-	total := mlaas.Bytes(0)
 	for _, f := range t.Files {
 		info, err := m.b.Blob.Stat(ctx, f.Digest)
 		if err != nil {
@@ -858,9 +849,8 @@ func (m *Monitor) whole(ctx context.Context, tree mlaas.Digest) (mlaas.Bytes, er
 		if info.Size != f.Size {
 			return 0, fmt.Errorf("its file %s has %d bytes, not %d: %w", f.Path, info.Size, f.Size, mlaas.ErrInvalid)
 		}
-		total += mlaas.Bytes(info.Size)
 	}
-	return total, nil
+	return blob.TreeSize(t), nil
 }
 
 // Put stores bytes for a supervisor inside this process.

@@ -35,15 +35,16 @@ type actor struct {
 
 	// What a supervisor keeps on disk, guarded by the Executor's lock too: the
 	// program writes it, the conversation reads it.
-	phase  mlaas.Phase
-	said   int // grows with each phase
-	lines  kept[mlaas.LogLine]
-	points kept[mlaas.Point]
-	made   []mlaas.CheckpointMade // not acknowledged
-	wake   chan struct{}
-	start  *mlaas.Start
-	stop   *mlaas.Stop
-	orders chan struct{} // closed and made anew when start or stop came
+	phase     mlaas.Phase
+	said      int // grows with each phase
+	lines     kept[mlaas.LogLine]
+	points    kept[mlaas.Point]
+	made      []mlaas.CheckpointMade // not acknowledged
+	announced bool                   // the final phase was said
+	wake      chan struct{}
+	start     *mlaas.Start
+	stop      *mlaas.Stop
+	orders    chan struct{} // closed and made anew when start or stop came
 }
 
 // kept is one stream: what is not acknowledged, and the number before it.
@@ -175,11 +176,11 @@ func (a *actor) ordered() (*mlaas.Stop, <-chan struct{}) {
 	return a.stop, a.orders
 }
 
-// finished reports whether the door has everything but the final phase.
+// finished reports whether the door was told everything, the end too.
 func (a *actor) finished() bool {
 	a.e.mu.Lock()
 	defer a.e.mu.Unlock()
-	return a.delivered()
+	return a.delivered() && a.announced
 }
 
 func (a *actor) delivered() bool {
@@ -401,6 +402,9 @@ func (a *actor) speak(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]
 	if down.Welcome == nil {
 		return errors.New("the door did not say welcome")
 	}
+	if phase.Status.Final() {
+		a.announce()
+	}
 	a.e.mu.Lock()
 	a.lines.ack(down.Welcome.Log)
 	a.points.ack(down.Welcome.Metric)
@@ -450,6 +454,9 @@ func (a *actor) speak(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]
 				if err := line.Send(ctx, up); err != nil {
 					return err
 				}
+				if up.Phase != nil && up.Phase.Status.Final() {
+					a.announce()
+				}
 			}
 			if len(out) > 0 {
 				continue
@@ -467,6 +474,15 @@ func (a *actor) speak(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]
 		}
 	})
 	return g.Wait()
+}
+
+// announce notes that the door heard the end.
+func (a *actor) announce() {
+	a.e.mu.Lock()
+	defer a.e.mu.Unlock()
+	a.announced = true
+	close(a.orders)
+	a.orders = make(chan struct{})
 }
 
 func (a *actor) phaseNow() mlaas.Phase {
