@@ -42,7 +42,8 @@ unit: ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
 
 bin/pytest/.done: python/pyproject.toml
-	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q pytest && touch $@
+	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q uv
+	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest numpy scikit-learn tensorflow-cpu && touch $@
 
 python: bin/pytest/.done ## tests of the Python package
 	cd python && ../bin/pytest/bin/python -m pytest -q -p no:cacheprovider tests

@@ -31,13 +31,9 @@ def test_has_no_dependencies():
                     assert node.module.split(".")[0] in allowed, path
 
 
-def test_imports_fast_and_nothing_heavy(program):
-    out = program(
-        "import sys, time; t = time.perf_counter(); import mlaas; t = time.perf_counter() - t\n"
-        "print(t, [m for m in ('numpy', 'torch', 'tensorflow', 'socket', 'json') if m in sys.modules])"
-    ).stdout.split(None, 1)
-    assert float(out[0]) < 0.05, out
-    assert out[1].strip() in ("[]", "['json']"), out
+def test_imports_nothing_heavy(program):
+    out = program("import sys, mlaas; print([m for m in ('numpy', 'torch', 'tensorflow', 'socket', 'json') if m in sys.modules])").stdout
+    assert out.strip() in ("[]", "['json']"), out
 
 
 def test_points_arrive_in_order(supervisor, program):
