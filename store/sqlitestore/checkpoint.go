@@ -13,8 +13,8 @@ import (
 // begins at the start of the log again when all of it was copied; where
 // writing never pauses, that moment is made by the writer itself.
 const (
-	longLog  = 8 << 10  // pages: copy them now, and again after as many
-	hugeLog  = 32 << 10 // pages: copy the rest between two commits
+	longLog  = 8 << 10 // pages: copy them now, and again after as many
+	hugeLog  = 4       // times that: copy the rest between two commits
 	restTime = 15 * time.Second
 )
 
@@ -27,29 +27,30 @@ func (w *writer) account() {
 	w.pages += written - w.counted
 	w.counted = written
 	notify(w.used)
-	if w.pages/longLog > before/longLog {
+	if w.pages/w.long > before/w.long {
 		notify(w.heavy)
 	}
-	if w.pages < hugeLog {
+	if w.pages < hugeLog*w.long {
 		return
 	}
-	if total, copied, err := copyLog(w.conn); err == nil && total == copied {
+	if all, err := copyLog(w.conn); err == nil && all {
 		w.pages = 0
 	}
 }
 
-// copyLog copies what it can without waiting for anybody.
-func copyLog(c *conn) (total, copied int64, err error) {
+// copyLog copies what it can without waiting for anybody, and reports whether
+// that was all.
+func copyLog(c *conn) (all bool, err error) {
 	failpoint.Hit("store.checkpoint.before")
 	err = c.query(func(v []driver.Value) bool {
-		total, _ = v[1].(int64)
-		copied, _ = v[2].(int64)
+		busy, total, copied := v[0], v[1], v[2] // both -1 while another copies
+		all = busy == int64(0) && total == copied
 		return false
 	}, "PRAGMA wal_checkpoint(PASSIVE)")
 	if err == nil {
 		failpoint.Hit("store.checkpoint.after")
 	}
-	return total, copied, err
+	return all, err
 }
 
 func (s *Store) checkpoints() {
@@ -80,7 +81,7 @@ func (s *Store) checkpoints() {
 			c, err = s.dial("wal_autocheckpoint(0)")
 		}
 		if err == nil {
-			_, _, err = copyLog(c)
+			_, err = copyLog(c)
 		}
 		if err != nil {
 			s.log.Warn("the log of the store was not copied into its file, and stays as it is", "error", explain(s.path, err))

@@ -101,7 +101,7 @@ func (c *conn) query(each func(row []driver.Value) bool, sql string, args ...any
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	row := make([]driver.Value, len(rows.Columns()))
 	for {
-		if err := rows.Next(row); err == io.EOF {
+		if err := rows.Next(row); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -150,9 +150,9 @@ func explain(path string, err error) error {
 	case sqliteFull:
 		return fmt.Errorf("no room left on the disk of %s; the store goes on by itself when there is some again: %w", path, mlaas.ErrDisk)
 	case sqliteIOErr, sqliteReadOnly, sqliteCantOpen:
-		return fmt.Errorf("the disk of %s cannot be used (%v): %w", path, e, mlaas.ErrDisk)
+		return fmt.Errorf("the disk of %s cannot be used (%w): %w", path, e, mlaas.ErrDisk)
 	case sqliteCorrupt, sqliteNotADB:
-		return fmt.Errorf("%s is damaged (%v); restore it from a backup: %w", path, e, mlaas.ErrInternal)
+		return fmt.Errorf("%s is damaged (%w); restore it from a backup: %w", path, e, mlaas.ErrInternal)
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }

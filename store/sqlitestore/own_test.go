@@ -253,11 +253,12 @@ func TestCheckpoints(t *testing.T) {
 		if size("") < 200_000 {
 			t.Errorf("the file has %d bytes after a rest, the log is not in it", size(""))
 		}
-		large := strings.Repeat("x", 8<<20) // 2,000 pages
+		s.writer.long = 100
+		large := strings.Repeat("x", 1<<20) // 256 pages
 		for i := range 30 {
 			put(t, s, row("large", int64(i), large))
 		}
-		if n := size("-wal"); n > (hugeLog+3000)*4200 {
+		if n := size("-wal"); n > (hugeLog*100+600)*4200 {
 			t.Errorf("the log has %d bytes", n)
 		}
 	})
@@ -330,7 +331,7 @@ func TestKilled(t *testing.T) {
 			if i, err := strconv.Atoi(lines.Text()); err == nil {
 				said[i] = true
 			}
-			if n == 300+100*round {
+			if n == 200+50*round {
 				_ = cmd.Process.Kill()
 			}
 		}
@@ -348,7 +349,7 @@ func TestKilled(t *testing.T) {
 		}
 		s.Close()
 	}
-	if len(said) < 900 {
+	if len(said) < 600 {
 		t.Errorf("only %d commits were acknowledged: the test shows nothing", len(said))
 	}
 }

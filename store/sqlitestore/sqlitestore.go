@@ -113,7 +113,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		}
 		s.path = abs
 	}
-	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
+	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), long: longLog, wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, err

@@ -18,6 +18,7 @@ import (
 type writer struct {
 	store *Store
 	limit int // requests in one transaction
+	long  int // longLog, less in tests
 
 	mu     sync.Mutex
 	queue  []*request

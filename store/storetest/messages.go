@@ -289,7 +289,7 @@ func lines(t *testing.T, s *suite) {
 // eachOnce has many tellers and hearers: what is acknowledged is handed out
 // once.
 func eachOnce(t *testing.T, s *suite) {
-	const tellers, each, hearers = 8, 25, 8
+	const tellers, each, hearers = 8, 10, 8
 	told := make(chan error, tellers)
 	for i := range tellers {
 		go func() {

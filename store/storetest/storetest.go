@@ -368,7 +368,7 @@ func pages(t *testing.T, s *suite) {
 		return out
 	}
 	for _, q := range []store.Query{{Index: "i"}, {Prefix: "run/0"}, {Prefix: "run/0", Index: "i"}, {Prefix: "run/0", Tenant: "team"}, {Index: "i", Tenant: "team"}} {
-		for _, limit := range []int{0, 1, 7, 24, 25, 26} {
+		for _, limit := range []int{0, 7, 25} {
 			q.Limit, q.Reverse = limit, false
 			same(t, fmt.Sprintf("%+v", q), s.list(t, q), all)
 			q.Reverse = true
@@ -421,7 +421,7 @@ func pagesGrow(t *testing.T, s *suite) {
 
 // counter lets many writers add to one number.
 func counter(t *testing.T, s *suite) {
-	const writers, each = 64, 2
+	const writers, each = 64, 1
 	s.commit(t, put(row("n", 0, 0)))
 	done := make(chan error, writers)
 	for range writers {
@@ -580,7 +580,9 @@ func reopened(t *testing.T, h Harness, crash bool) {
 		t.Errorf("the change is %+v, want row 5 after %d", c, st.Seq)
 	}
 	cancel()
-	<-watched
+	if err := <-watched; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ends with %v", err)
+	}
 
 	// A message that is parked stays so.
 	s.commit(t, store.Batch{Tell: []store.Message{{To: "inbox", Subject: "Bad"}}})

@@ -37,6 +37,14 @@ func (s *suite) watch(from int64, buffer int, kinds ...string) *watcher {
 	return w
 }
 
+// stopped ends the watch.
+func (w *watcher) stopped(t *testing.T) {
+	t.Helper()
+	if err := w.stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ends with %v", err)
+	}
+}
+
 // next waits for a change and applies it.
 func (w *watcher) next(t *testing.T) store.Change {
 	t.Helper()
@@ -113,9 +121,7 @@ func watch(t *testing.T, s *suite) {
 	all.until(t, "a", 1)
 	same(t, "rows of every kind", all.rows, map[string]int64{"a": 1, "c": 1, "other": 2})
 	for _, w := range []*watcher{w, all, none} {
-		if err := w.stop(); !errors.Is(err, context.Canceled) {
-			t.Errorf("watch ends with %v", err)
-		}
+		w.stopped(t)
 	}
 }
 
@@ -126,7 +132,7 @@ func watchResume(t *testing.T, s *suite) {
 	w := s.watch(0, 0, "thing")
 	w.sync(t)
 	rows, seq := w.rows, w.seq
-	w.stop()
+	w.stopped(t)
 
 	s.commit(t, store.Batch{Put: []store.Row{row("a", 1, 2)}, Delete: []store.Row{row("b", 1, nil)}})
 	s.commit(t, put(row("d", 0, 1)))
@@ -148,7 +154,7 @@ func watchResume(t *testing.T, s *suite) {
 			t.Errorf("change %d came again after %d", c.Seq, seq)
 		}
 		seq = w.seq
-		w.stop()
+		w.stopped(t)
 	}
 	same(t, "rows", rows, map[string]int64{"a": 2, "c": 1, "d": 1})
 
@@ -166,7 +172,7 @@ func watchResume(t *testing.T, s *suite) {
 			t.Errorf("%+v came again", c)
 		}
 	}
-	w.stop()
+	w.stopped(t)
 }
 
 func watchFuture(t *testing.T, s *suite) {
@@ -181,20 +187,20 @@ func watchFuture(t *testing.T, s *suite) {
 func watchSlow(t *testing.T, s *suite) {
 	s.commit(t, put(row("a", 0, 0)))
 	w := s.watch(0, 0, "thing")
-	for i := range 300 {
+	for i := range 100 {
 		s.commit(t, put(row("a", int64(i+1), i), row(fmt.Sprint("b", i), 0, i)))
 	}
-	w.until(t, "b299", 1)
-	if len(w.rows) != 301 {
-		t.Errorf("%d rows are known, want 301", len(w.rows))
+	w.until(t, "b99", 1)
+	if len(w.rows) != 101 {
+		t.Errorf("%d rows are known, want 101", len(w.rows))
 	}
-	w.stop()
+	w.stopped(t)
 }
 
 // watchChurn begins watchers while rows come, change and go. In the end each
 // knows what is there.
 func watchChurn(t *testing.T, s *suite) {
-	const rounds = 200
+	const rounds = 100
 	done := make(chan error, 1)
 	go func() {
 		revs := map[string]int64{}
@@ -239,7 +245,7 @@ func watchChurn(t *testing.T, s *suite) {
 	for range cap(watchers) {
 		w := <-watchers
 		same(t, "rows", w.rows, want)
-		w.stop()
+		w.stopped(t)
 	}
 }
 
