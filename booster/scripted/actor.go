@@ -370,16 +370,16 @@ func (a *actor) converse(ctx context.Context) error {
 	}
 }
 
-// talk is one conversation.
+// talk is one conversation. The door's end of it does not die with the actor,
+// as no other machine would: it still reads what was sent.
 func (a *actor) talk(ctx context.Context, door Door) error {
 	mine, theirs := booster.Pipe()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return door.Serve(ctx, a.spec.Fence, theirs) })
-	g.Go(func() error {
-		defer mine.Close()
-		return a.speak(ctx, mine)
+	defer mine.Close()
+	a.e.all.Go(func() {
+		// Why it ends reaches the other end too.
+		_ = door.Serve(a.e.life, a.spec.Fence, theirs)
 	})
-	return g.Wait()
+	return a.speak(ctx, mine)
 }
 
 // beat is how often a supervisor says that it is alive.
