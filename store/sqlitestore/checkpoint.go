@@ -33,18 +33,20 @@ func (w *writer) account() {
 	if w.pages < hugeLog*w.long {
 		return
 	}
-	if all, err := copyLog(w.conn); err == nil && all {
+	if all, err := w.store.copyLog(w.conn); err == nil && all {
 		w.pages = 0
 	}
 }
 
-// copyLog copies what it can without waiting for anybody, and reports whether
-// that was all.
-func copyLog(c *conn) (all bool, err error) {
+// copyLog copies what it can without waiting for readers, and reports whether
+// that was all. There is one at a time: a writer that finds the log too long
+// waits for the one under way, and has little left to do then.
+func (s *Store) copyLog(c *conn) (all bool, err error) {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	failpoint.Hit("store.checkpoint.before")
 	err = c.query(func(v []driver.Value) bool {
-		busy, total, copied := v[0], v[1], v[2] // both -1 while another copies
-		all = busy == int64(0) && total == copied
+		all = v[0] == int64(0) && v[1] == v[2] // nobody was in the way; pages in the log and copied
 		return false
 	}, "PRAGMA wal_checkpoint(PASSIVE)")
 	if err == nil {
@@ -81,7 +83,7 @@ func (s *Store) checkpoints() {
 			c, err = s.dial("wal_autocheckpoint(0)")
 		}
 		if err == nil {
-			_, err = copyLog(c)
+			_, err = s.copyLog(c)
 		}
 		if err != nil {
 			s.log.Warn("the log of the store was not copied into its file, and stays as it is", "error", explain(s.path, err))

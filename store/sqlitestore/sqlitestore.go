@@ -50,6 +50,7 @@ type Store struct {
 	pooled  int        // how many there are
 	writer  writer
 	bells   bells
+	copying sync.Mutex // of the log
 
 	seq     atomic.Int64 // of the last commit
 	trimmed atomic.Int64 // deletions up to this one are forgotten
