@@ -146,7 +146,8 @@ func (a *archive) zip(each entry) error {
 	} else if n > a.most.Files {
 		return a.tooMany()
 	}
-	z, err := zip.NewReader(a.packed, a.size)
+	// A section, so that an offset before its beginning is damage like any other.
+	z, err := zip.NewReader(io.NewSectionReader(a.packed, 0, a.size), a.size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) { // we say better what is wrong with a path
 		return broken(err)
 	}

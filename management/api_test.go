@@ -11,7 +11,9 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
@@ -26,10 +28,14 @@ const token = "t0ken"
 // An api is a whole management over its drivers, and a client of it.
 type api struct {
 	*Management
-	t    *testing.T
-	url  string
-	http *http.Client
+	t     *testing.T
+	url   string
+	http  *http.Client
+	ahead atomic.Int64 // of the real clock
 }
+
+// later moves the clock of the server.
+func (a *api) later(d time.Duration) { a.ahead.Add(int64(d)) }
 
 func start(t *testing.T) *api {
 	t.Helper()
@@ -43,7 +49,8 @@ func start(t *testing.T) *api {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Management{DB: db, Blob: b, Auth: &auth.Requests{DB: db, Token: token}, Key: bytes.Repeat([]byte{7}, 32),
+	a := &api{t: t}
+	m := &Management{Now: func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) }, DB: db, Blob: b, Auth: &auth.Requests{DB: db, Token: token}, Key: bytes.Repeat([]byte{7}, 32),
 		Log: slog.New(slog.DiscardHandler), Series: &series.Store{Dir: filepath.Join(dir, "series"), Blob: b},
 		Catalogue: []Framework{{Name: "python"}, {Name: "tensorflow"}}}
 	server := httptest.NewServer(m.Handler())
@@ -57,7 +64,8 @@ func start(t *testing.T) *api {
 		}
 		db.Close()
 	})
-	return &api{Management: m, t: t, url: server.URL, http: server.Client()}
+	a.Management, a.url, a.http = m, server.URL, server.Client()
+	return a
 }
 
 // A reply is what came back.

@@ -135,6 +135,7 @@ func TestPatchAtOnce(t *testing.T) {
 func TestListJobs(t *testing.T) {
 	a := start(t)
 	for i := range 7 {
+		a.later(time.Millisecond)
 		a.do("POST", "/api/job", map[string]any{"name": fmt.Sprintf("j%d", i), "labels": map[string]string{"odd": fmt.Sprint(i % 2)}}).want(201)
 	}
 	var names []string
@@ -194,7 +195,7 @@ func TestDeleteAndRestore(t *testing.T) {
 	a.do("DELETE", "/api/job/j", nil).want(204)
 	a.do("POST", "/api/job/j/restore", nil).want(200).is("id", id) // by the name it had
 	a.do("DELETE", "/api/job/j", nil).want(204)
-	a.Now = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
+	a.later(8 * 24 * time.Hour)
 	a.do("POST", "/api/job/"+id+"/restore", nil).refuses(410, "gone", "", "more than 7 days")
 }
 
@@ -225,8 +226,7 @@ func TestIdempotency(t *testing.T) {
 	a.do("POST", "/api/job/j/stop", nil, key...).want(202).is("items.0.id", r.get("id"))
 
 	// A key that is older than a day is forgotten, at once and in the records.
-	now := time.Now().Add(25 * time.Hour)
-	a.Now = func() time.Time { return now }
+	a.later(25 * time.Hour)
 	a.do("POST", "/api/job/j/run", `{}`, key...).want(202).is("number", 2)
 	before := a.keys()
 	if err := a.forgetKeys(t.Context(), ""); err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/store"
@@ -100,6 +101,15 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	}
 	version.Files = []mlaas.File{} // they are in the bundle, and with the version
 	now := m.stamp()
+	if j.Runs > 0 { // ids sort by the millisecond, and runs by their ids
+		last, err := m.newestRun(ctx, *j)
+		if err != nil {
+			return run, err
+		}
+		if !now.After(last.Created) {
+			now = last.Created.Add(time.Millisecond)
+		}
+	}
 	j.Runs++
 	return mlaas.Run{ID: mlaas.RunID(mlaas.NewID(now)), Tenant: j.Tenant, Job: j.ID, JobName: j.Name, Number: j.Runs,
 		Version: version, Spec: spec, Wanted: mlaas.WantRun, Created: now}, nil
@@ -248,14 +258,11 @@ func (m *Management) viewOf(ctx context.Context, r mlaas.Run) (RunView, error) {
 
 // newestRun returns the newest run of a job, or mlaas.ErrNotFound.
 func (m *Management) newestRun(ctx context.Context, j mlaas.Job) (mlaas.Run, error) {
-	found, _, err := store.Runs(m.DB).List(ctx, store.Query{Tenant: j.Tenant, Index: "job=" + string(j.ID), Reverse: true, Limit: 1})
-	if err != nil {
-		return mlaas.Run{}, err
-	}
-	if len(found) == 0 {
+	if j.Runs == 0 {
 		return mlaas.Run{}, fmt.Errorf("job %s was never run: %w", j.Name, mlaas.ErrNotFound)
 	}
-	return found[0].Value, nil
+	r, _, err := m.numbered(ctx, j, j.Runs)
+	return r, err
 }
 
 // findRun returns the run that people mean: its id, JOB/7 or JOB.7.
