@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/contractor/jobengine"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -512,4 +513,38 @@ func TestStoppedAsItStarts(t *testing.T) {
 	h.set(id, "worker-0", mlaas.ReplicaStopped)
 	h.turn()
 	h.is(id, mlaas.Stopped, "stopped by the user")
+}
+
+// A run that changes its size lets its replicas save and end, and goes on with
+// the next attempt.
+func TestResizes(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("local", "4", "16Gi", 0)
+	id := h.ask("mnist", psAndTwo)
+	h.turn()
+	h.runs(id)
+	h.heard()
+	run, _, err := store.Runs(h.db).Get(t.Context(), mlaas.DefaultTenant, string(id))
+	h.must(err)
+	state, rev, err := store.RunStates(h.db).Get(t.Context(), mlaas.DefaultTenant, string(id))
+	h.must(err)
+	rule, _ := jobengine.Next(state.State, jobengine.ResizeAsked)
+	l := &look{c: h.c, now: h.time, run: run, state: state, rev: rev}
+	h.must(l.do(t.Context(), rule, sight{}))
+	l.batch.Put = append(l.batch.Put, store.RunStates(h.db).Put(l.state, rev))
+	h.must(h.db.Commit(t.Context(), l.batch))
+	h.is(id, mlaas.Resizing, "saves its work, to go on with another number of workers")
+	h.hears("ReplicasUnwanted r000/1 the run changes its size")
+	h.later(2 * time.Minute)
+	h.is(id, mlaas.Resizing, "")
+	h.hears("ReplicasUnwanted r000/1 the run changes its size")
+	h.checkpoint(id, 1, 70, "worker-0", "sha256:70")
+	h.all(id, mlaas.ReplicaStopped)
+	h.turn()
+	h.is(id, mlaas.Queued, "gave its replicas back to change its size; attempt 2 begins in 1s at the earliest")
+	h.later(time.Second)
+	h.is(id, mlaas.Starting, "starting on local: 0 of 3 replicas ready; attempt 2, from the checkpoint of step 70, because it changes its size")
+	if s := h.state(id); s.Restarts != (mlaas.Restarts{Resize: 1}) || s.Epoch != 2 {
+		t.Errorf("the second attempt is %+v", s)
+	}
 }

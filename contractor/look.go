@@ -431,6 +431,8 @@ func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error
 	return out, fmt.Errorf("data %s: there is no %s, see mlaas data ls: %w", d.Name, ref, mlaas.ErrNotFound)
 }
 
+const resizes = "the run changes its size"
+
 // do carries a rule out: what becomes of the state, and whom to tell.
 func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 	st := &l.state
@@ -484,12 +486,13 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		l.unwanted(s.why)
 	case jobengine.Resize:
 		st.Reason = "saves its work, to go on with another number of workers"
-		l.unwanted("the run changes its size")
+		l.unwanted(resizes)
 		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
 	case jobengine.Free, jobengine.FreeAgain:
 		if r.Do == jobengine.FreeAgain {
 			st.Restarts.Resize++
-			l.end("changes its size")
+			l.end("it changes its size")
+			st.Reason = fmt.Sprintf("gave its replicas back to change its size; attempt %d begins in %s at the earliest", st.Epoch+1, span(pause(*st)))
 		}
 		if err := l.free(ctx); err != nil {
 			return err
@@ -523,7 +526,11 @@ func (l *look) unwanted(why string) {
 func (l *look) ask() {
 	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch}
 	if l.state.State != mlaas.Starting {
-		l.unwanted(l.attempt().Reason)
+		why := l.attempt().Reason
+		if why == "" {
+			why = resizes // the one reason that an attempt learns when it is over
+		}
+		l.unwanted(why)
 		return
 	}
 	if _, _, waiting := l.unready(); waiting {

@@ -142,6 +142,12 @@ func simulate(t *testing.T, seed uint64) {
 		}
 		time.Sleep(5 * time.Minute)
 		p.empty()
+		ends, attempts := map[mlaas.State]int{}, 0
+		for _, s := range ended {
+			ends[s.State]++
+			attempts += s.Epoch
+		}
+		t.Logf("%d runs, %d attempts: %v", len(ended), attempts, ends)
 	})
 }
 
@@ -191,15 +197,15 @@ func (p *platform) sane(ended map[mlaas.RunID]mlaas.RunState) {
 
 // Random lives: MLAAS_SEEDS says how many, MLAAS_SEED repeats one.
 func TestSimulation(t *testing.T) {
-	seeds, first := 4, uint64(1)
-	if n, err := strconv.Atoi(os.Getenv("MLAAS_SEEDS")); err == nil {
+	seeds, first := uint64(2), uint64(1)
+	if n, err := strconv.ParseUint(os.Getenv("MLAAS_SEEDS"), 10, 64); err == nil {
 		seeds, first = n, rand.Uint64()
 	}
 	if n, err := strconv.ParseUint(os.Getenv("MLAAS_SEED"), 10, 64); err == nil {
 		seeds, first = 1, n
 	}
 	for i := range seeds {
-		seed := first + uint64(i)
+		seed := first + i
 		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { simulate(t, seed) }) {
 			t.Logf("repeat it with MLAAS_SEED=%d go test ./e2e/bubble -run Simulation", seed)
 		}
