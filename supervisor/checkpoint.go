@@ -190,12 +190,12 @@ func (k *keeper) upload(ctx context.Context, h *handed) (mlaas.Digest, mlaas.Byt
 }
 
 // kept lists what is uploaded and not acknowledged.
-func (k *keeper) kept() (out []mlaas.CheckpointMade) {
+func (k *keeper) kept() (out []*mlaas.CheckpointMade) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, h := range k.list {
 		if h.Made != nil {
-			out = append(out, *h.Made)
+			out = append(out, h.Made)
 		}
 	}
 	return out
@@ -205,13 +205,13 @@ func (k *keeper) kept() (out []mlaas.CheckpointMade) {
 func (k *keeper) acked(step int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.list = slices.DeleteFunc(k.list, func(h *handed) bool {
-		done := h.Made != nil && h.Step == step
-		if done {
-			k.remove(h)
-		}
-		return done
-	})
+	// They are told and acknowledged in order: the first one of a step is meant.
+	i := slices.IndexFunc(k.list, func(h *handed) bool { return h.Made != nil && h.Step == step })
+	if i < 0 {
+		return
+	}
+	k.remove(k.list[i])
+	k.list = slices.Delete(k.list, i, i+1)
 	k.save()
 }
 

@@ -77,7 +77,8 @@ func (s *Supervisor) patiently(ctx context.Context, do func() error) error {
 	wait := 100 * time.Millisecond
 	for {
 		err := do()
-		if err == nil || ctx.Err() != nil || !errors.Is(err, mlaas.ErrUnavailable) && !errors.Is(err, mlaas.ErrTooMany) {
+		later := errors.Is(err, mlaas.ErrUnavailable) || errors.Is(err, mlaas.ErrTooMany) || errors.Is(err, mlaas.ErrDisk)
+		if err == nil || ctx.Err() != nil || !later {
 			return err
 		}
 		s.Log.Debug("the door does not answer", "error", err)

@@ -339,7 +339,7 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 		done.Status, done.Reason = mlaas.ReplicaFailed, p.failure(code)
 	}
 	// What it left is worth keeping however it ended; a stop does not cut it off.
-	keep, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Hour, errors.New("it took more than an hour"))
+	keep, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Minute, errors.New("it took more than 10 minutes"))
 	defer cancel()
 	if done.Outputs, err = s.outputs(keep); err != nil {
 		s.tell(fmt.Sprintf("$MLAAS_OUTPUT was not kept: %v", err))
@@ -430,6 +430,9 @@ func (p *program) start() (wait func() (syscall.WaitStatus, error), rest func(),
 		ended <- e
 	}()
 	if err := <-began; err != nil {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = fmt.Errorf("%s: %w", e.Path, e.Err)
+		}
 		return nil, nil, err
 	}
 	for i := range pipes {

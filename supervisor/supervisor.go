@@ -130,10 +130,23 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if errors.Is(err, errStopped) || errors.Is(context.Cause(ctx), errStopped) && errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	if err == nil {
+	if err == nil && s.done() {
 		err = os.WriteFile(filepath.Join(s.Folder, DeliveredFile), nil, 0o600)
 	}
 	return err
+}
+
+// done reports whether nothing of this replica is left to be told.
+func (s *Supervisor) done() bool {
+	if !s.delivered() {
+		return false
+	}
+	select {
+	case <-s.announced:
+		return true
+	default:
+		return s.Drain && !s.final
+	}
 }
 
 // goodbye ends the conversation so that the last word arrives.

@@ -68,7 +68,7 @@ type talk struct {
 	logs   flow
 	metric flow
 	phase  int // the last that was said
-	made   map[int64]bool
+	made   map[*mlaas.CheckpointMade]bool
 	beat   time.Time
 }
 
@@ -80,7 +80,7 @@ type flow struct {
 }
 
 func (s *Supervisor) talk(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]) error {
-	t := &talk{Supervisor: s, line: line, made: map[int64]bool{}, beat: s.Now()}
+	t := &talk{Supervisor: s, line: line, made: map[*mlaas.CheckpointMade]bool{}, beat: s.Now()}
 	closed := false
 	defer func() {
 		if !closed {
@@ -247,9 +247,9 @@ func (t *talk) round(ctx context.Context) (next time.Duration, err error) {
 		}
 	}
 	for _, c := range t.keeping.kept() {
-		if !t.made[c.Step] {
-			t.made[c.Step] = true
-			if err := t.line.Send(ctx, mlaas.Up{Checkpoint: &c}); err != nil {
+		if !t.made[c] {
+			t.made[c] = true
+			if err := t.line.Send(ctx, mlaas.Up{Checkpoint: c}); err != nil {
 				return 0, err
 			}
 		}

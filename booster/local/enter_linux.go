@@ -309,6 +309,7 @@ func (in *entrance) view(see []string) error {
 	for _, path := range system {
 		v.system(path)
 	}
+	v.hide(in.Hide)
 	v.dir("/etc", 0o755)
 	for _, name := range etc {
 		v.bind("/etc/"+name, readOnly|optional)
@@ -357,9 +358,10 @@ func (in *entrance) view(see []string) error {
 // A view is a root in the making. It remembers the first thing that went
 // wrong, and does nothing after it.
 type view struct {
-	root string
-	err  error
-	seen []string // bound for reading, with all below
+	root   string
+	err    error
+	seen   []string // bound for reading, with all below
+	hidden string
 }
 
 // How something is bound.
@@ -419,6 +421,20 @@ func (v *view) system(path string) {
 	v.bind(path, readOnly|optional)
 }
 
+// hide puts an empty folder over one that may be inside the system's.
+func (v *view) hide(path string) {
+	if v.err != nil || path == "" {
+		return
+	}
+	for _, s := range v.seen {
+		if strings.HasPrefix(path, s+"/") {
+			v.mount("mlaas", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m")
+			v.hidden = path
+			return
+		}
+	}
+}
+
 func (v *view) bind(path string, how int) { v.bindTo(path, path, how) }
 
 // bindTo shows what is at from under the name to.
@@ -437,7 +453,8 @@ func (v *view) bindTo(from, to string, how int) {
 	}
 	if how&readOnly != 0 && from == to {
 		for _, s := range v.seen {
-			if to == s || strings.HasPrefix(to, s+"/") {
+			inside := func(dir string) bool { return to == dir || strings.HasPrefix(to, dir+"/") }
+			if inside(s) && (v.hidden == "" || !inside(v.hidden) || strings.HasPrefix(s, v.hidden)) {
 				return
 			}
 		}

@@ -65,13 +65,13 @@ func findGroups() *hierarchies {
 	}
 	var denied error
 	for c, at := range h.one {
-		if err := os.Mkdir(filepath.Join(at, ours), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := usable(at); err != nil {
 			denied = err
 			delete(h.one, c)
 		}
 	}
 	if h.two != "" {
-		if err := os.Mkdir(filepath.Join(h.two, ours), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := usable(h.two); err != nil {
 			denied, h.two = err, ""
 		}
 	}
@@ -86,19 +86,38 @@ func findGroups() *hierarchies {
 			}
 		}
 	}
+	var lacking []string
 	for _, c := range controllers {
-		if h.has(c.name) {
-			continue
+		if !h.has(c.name) {
+			lacking = append(lacking, c.what)
 		}
-		why := "this kernel has no control group for it"
-		if denied != nil {
-			why = denied.Error()
-		} else if len(h.one) == 0 && h.two == "" {
-			why = "there are no control groups here"
-		}
-		h.lacking = append(h.lacking, fmt.Sprintf("A ceiling on %s is not enforced: %s.", c.what, why))
 	}
+	if len(lacking) == 0 {
+		return h
+	}
+	why := "this kernel has no control groups for that"
+	if denied != nil {
+		why = denied.Error()
+	}
+	list := lacking[0]
+	if n := len(lacking); n > 1 {
+		list = strings.Join(lacking[:n-1], ", ") + " and " + lacking[n-1]
+	}
+	h.lacking = append(h.lacking, fmt.Sprintf("Ceilings on %s are not enforced: %s.", list, why))
 	return h
+}
+
+// usable makes our group in a hierarchy and tries whether we may have others
+// below it.
+func usable(at string) error {
+	dir := filepath.Join(at, ours)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return &fs.PathError{Op: "write", Path: dir, Err: err}
+	}
+	return nil
 }
 
 // unescape reads a path as the kernel writes it.

@@ -66,9 +66,13 @@ type watcher struct {
 
 var _ booster.Executor = (*Executor)(nil)
 
-// drainTime is how long what a dead supervisor left is delivered before its
-// loss is told.
-const drainTime = 15 * time.Second
+// How long what a dead supervisor left is delivered before its loss is told:
+// longer where its program had ended before, because then its outcome is among
+// what is delivered.
+const (
+	drainTime    = 15 * time.Second
+	deliveryTime = 10 * time.Minute
+)
 
 // begin finds out what this machine can do, and what runs here already.
 func (e *Executor) begin() error {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package local_test
 
 import (
@@ -15,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/booster"
@@ -403,7 +407,7 @@ func (b *bench) lost(f mlaas.Fence) booster.News {
 // 0.3 CPU is 0.3 CPU of everything that a program starts.
 func TestCPUCeiling(t *testing.T) {
 	b := newBench(t)
-	if !b.enforced("on CPU") {
+	if !b.enforced("CPU") {
 		return
 	}
 	f := b.run(`
@@ -432,7 +436,7 @@ func (b *bench) began(r *told) time.Time {
 
 func TestMemoryCeiling(t *testing.T) {
 	b := newBench(t)
-	if !b.enforced("on memory") {
+	if !b.enforced("memory") {
 		return
 	}
 	f := b.run("x = []\nwhile True: x.append(bytearray(1 << 20))\n", mem(96<<20))
@@ -496,9 +500,9 @@ func TestStop(t *testing.T) {
 	b := newBench(t)
 	polite := b.run("import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: (print('saving'), sys.exit(0)))\nprint('up')\ntime.sleep(100)")
 	deaf := b.run("import signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsubprocess.Popen(['setsid', 'sleep', '500'])\nprint('up')\ntime.sleep(100)")
-	for _, f := range []mlaas.Fence{polite, deaf} {
+	for f, grace := range map[mlaas.Fence]mlaas.Seconds{polite: 20, deaf: 0.3} {
 		b.until(f, "up", func(r *told) bool { return strings.Contains(r.text("stdout"), "up") })
-		b.say(f, mlaas.Down{Stop: &mlaas.Stop{Grace: 0.3, Reason: "the user said so"}})
+		b.say(f, mlaas.Down{Stop: &mlaas.Stop{Grace: grace, Reason: "the user said so"}})
 	}
 	r := b.final(polite)
 	if p := r.phase(); p.Status != mlaas.ReplicaStopped || *p.ExitCode != 0 || p.Reason != "stopped: the user said so" || !strings.Contains(r.text("stdout"), "saving") {
@@ -774,5 +778,43 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(folder); err == nil {
 		t.Error("its folder is still there")
+	}
+}
+
+// Without a platform for too long a program is stopped, politely; how it ended
+// and what it wrote is delivered when there is one again.
+func TestQuiet(t *testing.T) {
+	b := newBench(t)
+	b.e.Quiet = 300 * time.Millisecond
+	f := b.run("import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: (print('saving'), sys.exit(0)))\nprint('up')\ntime.sleep(100)")
+	b.until(f, "up", func(r *told) bool { return strings.Contains(r.text("stdout"), "up") })
+	var p supervisor.Process
+	readJSON(t, filepath.Join(b.dir, "replicas", f.String(), supervisor.ProcessFile), &p)
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	b.shut()
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
+		if err == unix.EINTR {
+			continue
+		}
+		if n != 1 {
+			t.Fatalf("its supervisor does not end: %v", err)
+		}
+		break
+	}
+	b.door.open()
+	r := b.final(f)
+	if p := r.phase(); p.Status != mlaas.ReplicaStopped || p.Reason != "stopped: it heard nothing from the platform for 300ms" {
+		t.Errorf("%+v", p)
+	}
+	if got := r.text("stdout"); got != "up\nsaving\n" {
+		t.Errorf("it wrote %q", got)
+	}
+	if n := b.lost(f); n.ExitCode == nil || *n.ExitCode != 0 {
+		t.Errorf("%+v", n)
 	}
 }

@@ -164,3 +164,10 @@ func (w *processWatch) Close() error {
 
 // killByFolder has nothing to go by here: Kill ends the sessions.
 func killByFolder(context.Context, string) error { return nil }
+
+// Suspend asks a supervisor to end its program and itself.
+func (w *processWatch) Suspend() {
+	if now, err := supervisor.Find(w.p.PID); err == nil && now.Start == w.p.Start {
+		syscall.Kill(w.p.PID, syscall.SIGUSR1)
+	}
+}

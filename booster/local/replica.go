@@ -216,8 +216,12 @@ func (r *replica) died(code *int, reason string) {
 		r.news = booster.News{Fence: r.about.Fence, Status: mlaas.ReplicaReady, Reason: "what it left is being delivered", Node: r.e.Node}
 	}
 	r.e.mu.Unlock()
+	limit := drainTime
+	if _, err := os.Stat(filepath.Join(r.folder, supervisor.CompletionFile)); err == nil {
+		limit = deliveryTime
+	}
 	go func() {
-		t := time.AfterFunc(drainTime, w.Kill)
+		t := time.AfterFunc(limit, w.Kill)
 		_, err := w.Wait()
 		t.Stop()
 		if err != nil {
