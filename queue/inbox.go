@@ -108,7 +108,8 @@ func (h *hearing) handle(work context.Context, claim store.Claim, turn <-chan st
 	select {
 	case <-turn:
 	case <-ctx.Done():
-		log.Debug("message left to be delivered again: the one before it took too long")
+		log.Debug("message given back: the one before it took too long")
+		h.giveBack(work, claim)
 		return
 	}
 	err := h.do(ctx, claim)
@@ -119,7 +120,8 @@ func (h *hearing) handle(work context.Context, claim store.Claim, turn <-chan st
 		log.Info("message left to who holds it now", "error", err)
 		return
 	case work.Err() != nil:
-		log.Info("message left to be delivered again: the process ends", "error", err)
+		log.Info("message given back: its handler did not finish before the end", "error", err)
+		h.giveBack(work, claim)
 		return
 	}
 	delay := min(firstWait<<min(claim.Delivery-1, 16), longWait)
@@ -133,6 +135,17 @@ func (h *hearing) handle(work context.Context, claim store.Claim, turn <-chan st
 	if err != nil && !errors.Is(err, store.ErrNotHeld) {
 		log.Warn("message not given back: its lease will pass", "error", err)
 	}
+}
+
+// giveBack lets another have the message at once, without waiting for the
+// lease. The last delivery is left to the lease: giving it back would park it.
+func (h *hearing) giveBack(work context.Context, claim store.Claim) {
+	if claim.Delivery >= store.MaxDeliveries {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), time.Second)
+	defer cancel()
+	_ = h.DB.Commit(ctx, store.Batch{Retry: &claim, Why: "the process that handled it ended"})
 }
 
 // do calls the handler until its batch is committed, or another error than a

@@ -414,6 +414,14 @@ func TestEnd(t *testing.T) {
 		if c := b.counter("a"); c.Sum != 1 {
 			t.Errorf("the sum is %d, want the first alone", c.Sum)
 		}
+		// What was not finished is there for the next at once.
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := b.db.Next(ctx, "adder", time.Minute); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
 	})
 	goleak.VerifyNone(t)
 }

@@ -312,45 +312,62 @@ func args(sql string) []any {
 func TestKilled(t *testing.T) {
 	if dir := os.Getenv("MLAAS_TEST_KILLED"); dir != "" {
 		die(t, dir)
-		return
 	}
-	dir := t.TempDir()
-	said := map[int]bool{}
+	k := &killed{t: t, dir: t.TempDir(), said: map[int]bool{}}
 	for round := range 3 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-		cmd.Env = append(os.Environ(), "MLAAS_TEST_KILLED="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		for n := 0; lines.Scan(); n++ {
-			if i, err := strconv.Atoi(lines.Text()); err == nil {
-				said[i] = true
-			}
-			if n == 200+50*round {
-				_ = cmd.Process.Kill()
-			}
-		}
-		_ = cmd.Wait()
-		s := open(t, filepath.Join(dir, "db"), Options{})
-		for i := range said {
-			id := fmt.Sprint(i)
-			if _, err := s.Get(t.Context(), row(id, 0, "").Key); err != nil {
-				t.Errorf("acknowledged and lost: %v", err)
-			}
-		}
-		st, err := s.Stats(t.Context())
-		if err != nil || st.Records != st.Waiting {
-			t.Errorf("%d records and %d messages (%v), want as many: they were committed together", st.Records, st.Waiting, err)
-		}
-		s.Close()
+		k.run(200 + 50*round)
+		k.check()
 	}
-	if len(said) < 600 {
-		t.Errorf("only %d commits were acknowledged: the test shows nothing", len(said))
+	if len(k.said) < 600 {
+		t.Errorf("only %d commits were acknowledged: the test shows nothing", len(k.said))
+	}
+}
+
+// killed is a store whose processes are killed, and what they said that is on
+// disk.
+type killed struct {
+	t    *testing.T
+	dir  string
+	said map[int]bool
+}
+
+// run starts a process that commits, and kills it when it has said so much; it
+// may die before.
+func (k *killed) run(much int, env ...string) {
+	k.t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+	cmd.Env = append(append(os.Environ(), "MLAAS_TEST_KILLED="+k.dir), env...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for n := 0; lines.Scan(); n++ {
+		if i, err := strconv.Atoi(lines.Text()); err == nil {
+			k.said[i] = true
+		}
+		if n == much {
+			_ = cmd.Process.Kill()
+		}
+	}
+	_ = cmd.Wait()
+}
+
+func (k *killed) check() {
+	k.t.Helper()
+	s := open(k.t, filepath.Join(k.dir, "db"), Options{})
+	defer s.Close()
+	for i := range k.said {
+		if _, err := s.Get(k.t.Context(), row(fmt.Sprint(i), 0, "").Key); err != nil {
+			k.t.Errorf("acknowledged and lost: %v", err)
+		}
+	}
+	st, err := s.Stats(k.t.Context())
+	if err != nil || st.Records != st.Waiting {
+		k.t.Errorf("%d records and %d messages (%v), want as many: they were committed together", st.Records, st.Waiting, err)
 	}
 }
 
