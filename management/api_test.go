@@ -239,3 +239,19 @@ func (a *api) told(subject string) (n int) {
 	}
 	return int(stats.Waiting)
 }
+
+func (a *api) state(run string) (mlaas.RunState, int64, error) {
+	return store.RunStates(a.DB).Get(a.t.Context(), mlaas.DefaultTenant, run)
+}
+
+func (a *api) setState(s mlaas.RunState, rev int64) {
+	a.t.Helper()
+	a.commit(store.Batch{Put: []store.Row{store.RunStates(a.DB).Put(s, rev)}})
+}
+
+// size is for how many runs someone waits.
+func (h *hub) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiting)
+}

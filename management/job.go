@@ -23,7 +23,6 @@ type jobIn struct {
 }
 
 type createJobIn struct {
-	Key  string `header:"Idempotency-Key" doc:"Makes a repeated request the same one, for 24 h"`
 	Body mlaas.JobSpec
 }
 

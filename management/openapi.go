@@ -131,6 +131,7 @@ var needed = map[reflect.Type][]string{
 	reflect.TypeFor[mlaas.Tree]():       {"files"},
 	reflect.TypeFor[SecretValue]():      {"name", "value"},
 	reflect.TypeFor[DatasetAsk]():       {"name", "files"},
+	reflect.TypeFor[LockChoice]():       {"lock"},
 }
 
 // schemas is two registries in one document: of what goes out, where a field
@@ -401,6 +402,7 @@ var examples = map[string]any{
 	"putVersion":    map[string]any{"labels": map[string]any{"stage": "good"}},
 	"startRun":      map[string]any{"version": "latest", "parameters": map[string]any{"steps": 100}},
 	"pushDataset":   map[string]any{"files": map[string]any{"labels.csv": "a,b\n1,2\n"}},
+	"setLock":       map[string]any{"lock": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
 	"setSecret":     map[string]any{"name": "hub-token", "value": "hf_..."},
 	"createDataset": map[string]any{"name": "tiny", "files": []any{map[string]any{"path": "empty.csv", "digest": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "size": 0}}},
 }

@@ -237,17 +237,19 @@ func TestOpenAPI(t *testing.T) {
 func TestExamples(t *testing.T) {
 	a := start(t)
 	a.do("PUT", "/api/blob/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "").want(201)
+	spec := mlaas.Digest("sha256:" + strings.Repeat("1", 64))
+	a.commit(store.Batch{Put: []store.Row{store.Locks(a.DB).Put(mlaas.Locked{Tenant: mlaas.DefaultTenant, Spec: spec, Framework: "python", Lock: "sha256:old"}, 0)}})
 	routes := map[string]string{}
 	for _, rt := range a.routes() {
 		routes[rt.ID] = rt.Call
 	}
-	order := []string{"createJob", "editJob", "pushCode", "putVersion", "setSecret", "createDataset", "pushDataset", "startRun"}
+	order := []string{"createJob", "editJob", "pushCode", "putVersion", "setSecret", "createDataset", "pushDataset", "startRun", "setLock"}
 	if len(order) != len(examples) {
 		t.Errorf("there are examples of %v", slices.Sorted(maps.Keys(examples)))
 	}
 	for _, id := range order {
 		method, pattern, _ := strings.Cut(routes[id], " ")
-		path := strings.NewReplacer("{id}", "mnist", "{versionId}", "v1", "{name}", "tiny").Replace(pattern)
+		path := strings.NewReplacer("{id}", "mnist", "{versionId}", "v1", "{name}", "tiny", "{spec}", string(spec)).Replace(pattern)
 		body, err := json.Marshal(examples[id])
 		if err != nil {
 			t.Fatal(err)
@@ -256,6 +258,9 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s: %d %s", id, r.Status, r.Body)
 		}
 	}
+	a.do("GET", "/api/environment/"+string(spec), nil).want(200).is("previous.0", "sha256:old")
+	a.do("PATCH", "/api/environment/"+string(spec), `{"lock": "sha256:x"}`).refuses(422, "invalid", "lock", "a lock that is here")
+	a.do("PATCH", "/api/environment/"+string(spec), `{"lock": "sha256:x"}`, "If-Match", `"1"`).refuses(412, "stale", "", "revision 2")
 }
 
 // What an answer is, is what its schema says: every field of it is described

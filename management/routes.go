@@ -55,6 +55,8 @@ func (m *Management) routes() []route {
 		{"PUT /api/blob/{digest}", "putBlob", "Keep bytes under their digest, to name them in a dataset or a version", auth.Member, raw(201, "application/json", m.putBlob).gives(new(BlobInfo)).or(200).bytes()},
 
 		{"GET /api/environment", "listEnvironments", "List what environments can be of, and those that were resolved", auth.Member, reads(200, m.listEnvironments)},
+		{"GET /api/environment/{spec}", "getEnvironment", "Read what an environment was resolved to", auth.Member, reads(200, m.getEnvironment)},
+		{"PATCH /api/environment/{spec}", "setLock", "Make a lock the one that runs from now on get; the one before is kept, to go back to", auth.Member, writes(m, 200, m.setLock)},
 		{"GET /api/cluster", "listClusters", "List the places to run replicas, and what of them is promised", auth.Member, reads(200, m.listClusters)},
 		{"GET /api/cluster/{name}", "getCluster", "Read one place to run replicas", auth.Member, reads(200, m.getCluster)},
 		{"GET /api/status", "getStatus", "Read how the platform is: version, disk, store, replicas, what is not enforced", auth.Member, reads(200, m.status)},

@@ -13,51 +13,6 @@ import (
 	"mlaas.dev/mlaas/store"
 )
 
-// A Framework is what an environment can be of.
-type Framework struct {
-	Name     string   `json:"name" example:"pytorch"`
-	Packages []string `json:"packages" doc:"What it installs, unless the job pins the same"`
-	Pythons  []string `json:"pythons" doc:"Versions that it is known to work with, preferred first; empty: any"`
-	Notes    string   `json:"notes,omitempty" doc:"What to know of it"`
-}
-
-// Environments are those that were resolved, and what there is to choose from.
-type Environments struct {
-	List[mlaas.Locked]
-	Catalogue []Framework `json:"catalogue"`
-}
-
-type environmentsIn struct {
-	Paging
-	Framework string `query:"framework" doc:"Only those of this framework" example:"pytorch"`
-}
-
-func (m *Management) listEnvironments(ctx context.Context, in *environmentsIn) (*Answer[Environments], error) {
-	page, err := pageOf(ctx, store.Locks(m.DB), store.Query{Tenant: tenantOf(ctx)}, in.Paging, func(f store.Found[mlaas.Locked]) (mlaas.Locked, bool, error) {
-		if f.Value.Packages == nil {
-			f.Value.Packages = []string{}
-		}
-		return f.Value, in.Framework == "" || f.Value.Framework == in.Framework, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	e := Environments{page.Body, slices.Clone(m.Catalogue)}
-	for i, f := range e.Catalogue {
-		e.Catalogue[i].Packages, e.Catalogue[i].Pythons = some(f.Packages), some(f.Pythons)
-	}
-	e.Catalogue = some(e.Catalogue)
-	return &Answer[Environments]{Body: e, Next: page.Next}, nil
-}
-
-// some is all, and never nil: JSON has lists for that.
-func some[T any](all []T) []T {
-	if all == nil {
-		return []T{}
-	}
-	return all
-}
-
 // A ClusterView is a place to run replicas, and what of it is promised.
 type ClusterView struct {
 	mlaas.Cluster
