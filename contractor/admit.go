@@ -13,6 +13,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/internal/failpoint"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -297,6 +298,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	ledger := d.place.ledger
 	ledger.Grants = maps.Clone(ledger.Grants)
 	ledger.Grants[w.run.ID] = mlaas.Grant{Tenant: w.run.Tenant, Epoch: st.Epoch, Total: d.ask}
+	failpoint.Hit("contractor.place.before")
 	err = c.DB.Commit(ctx, store.Batch{
 		Put:  []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
 		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch})},
@@ -304,6 +306,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("contractor.place.after")
 	c.moved(w.run, rule, st.Reason)
 	d.place.ledger = ledger
 	d.place.rev++

@@ -296,7 +296,7 @@ func (h *chance) calm() {
 // done again; and when calm returns every run ends.
 func TestAnyOrder(t *testing.T) {
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // quick, unless somebody asks for more
-		if err := f.Value.Set("30"); err != nil {
+		if err := f.Value.Set("20"); err != nil {
 			t.Fatal(err)
 		}
 		defer f.Value.Set(f.DefValue)
