@@ -291,6 +291,9 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 		if err := b.DB.Commit(ctx, batch); err == nil {
 			failpoint.Hit("booster.record.after") // wanted, not started
 			b.monitor.closeOlder(m.Run, m.Epoch)
+			for _, r := range older {
+				b.inform.forget(r.Fence)
+			}
 			return start, older, nil
 		} else if !errors.Is(err, mlaas.ErrConflict) {
 			return nil, nil, err
@@ -403,8 +406,19 @@ func (b *Booster) dismiss(ctx context.Context, r mlaas.Replica, grace time.Durat
 	return 0, b.end(ctx, r, reason)
 }
 
-// end ends a replica with everything that it started, then says so.
+// end ends a replica with everything that it started, then says so. Why it is
+// ended is written first: its cluster tells of the end too, and may be faster.
 func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error {
+	to := func(s mlaas.ReplicaStatus) error {
+		_, err := b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
+			b.move(r, s, reason)
+			return store.Batch{}
+		})
+		return known(err)
+	}
+	if err := to(mlaas.ReplicaStopping); err != nil {
+		return err
+	}
 	if p := b.places[r.Cluster]; p != nil {
 		if err := p.Stop(ctx, r.Fence); err != nil {
 			return fmt.Errorf("end %s: %w", r.Fence, err)
@@ -414,11 +428,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if c := b.monitor.line(r.Fence); c != nil {
 		c.drained(ctx) // what it said before its end still counts
 	}
-	_, err := b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
-		b.move(r, mlaas.ReplicaStopped, reason)
-		return store.Batch{}
-	})
-	return known(err)
+	return to(mlaas.ReplicaStopped)
 }
 
 // since is when r came to status s in this attempt; the zero time if it did not.

@@ -305,7 +305,7 @@ func TestLife(t *testing.T) {
 		if strings.HasPrefix(f.Replica, "ps") {
 			return scripted.Script{}
 		}
-		return scripted.Script{Slow: time.Second, Prepare: 20 * time.Second, Steps: 180, Every: time.Minute}
+		return scripted.Script{Slow: time.Second, Prepare: 20 * time.Second, Steps: 90, Every: 2 * time.Minute}
 	}, func(h *house) {
 		r := run("run1", map[string]int{"worker": 2, "ps": 1})
 		r.Spec.Environment.Secrets = []mlaas.SecretUse{{Secret: "hf", Variable: "HF_TOKEN", Version: 2}}
@@ -328,10 +328,10 @@ func TestLife(t *testing.T) {
 		}
 		for _, name := range []string{"worker-0", "worker-1"} {
 			rep := h.status(r, name, 4*time.Hour, mlaas.ReplicaSucceeded)
-			if rep.ExitCode == nil || *rep.ExitCode != 0 || rep.Step != 180 || rep.Metrics["loss"] != mlaas.Number(1/180.0) {
+			if rep.ExitCode == nil || *rep.ExitCode != 0 || rep.Step != 90 || rep.Metrics["loss"] != mlaas.Number(1/90.0) {
 				t.Errorf("%s ended as %+v", name, rep)
 			}
-			h.steps(r, name, 1, 1, 180)
+			h.steps(r, name, 1, 1, 90)
 			var lived []string
 			for _, e := range rep.History {
 				lived = append(lived, string(e.Status))
@@ -667,7 +667,7 @@ func TestStrays(t *testing.T) {
 // costs none.
 func TestQuiet(t *testing.T) {
 	bubble(t, func(f mlaas.Fence) scripted.Script {
-		return scripted.Script{Steps: 1e6, Every: 50 * time.Millisecond, Quiet: f.Replica == "worker-1"}
+		return scripted.Script{Steps: 1e6, Every: 250 * time.Millisecond, Quiet: f.Replica == "worker-1"}
 	}, func(h *house) {
 		r := run("run1", map[string]int{"worker": 2})
 		h.ask(r, 1)
@@ -682,9 +682,9 @@ func TestQuiet(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		rep, rev := h.replica(r, "worker-0")
 		if n := rev - busy; n < 250 || n > 301 {
-			t.Errorf("12,000 steps in ten minutes made %d writes, want one every 2 s", n)
+			t.Errorf("2,400 steps in ten minutes made %d writes, want one every 2 s", n)
 		}
-		if rep.Step < 12000 {
+		if rep.Step < 2400 {
 			t.Errorf("its step is %d", rep.Step)
 		}
 		rep, rev = h.replica(r, "worker-1")

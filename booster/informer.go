@@ -286,7 +286,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 // heard takes the news of an executor: what is seen from the outside. What the
 // supervisor said of itself weighs more.
 func (b *Booster) heard(ctx context.Context, p *place, n News) {
-	if n.Status == mlaas.ReplicaLost || n.Status == mlaas.ReplicaFailed {
+	if n.Status.Final() {
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
@@ -308,22 +308,19 @@ func (b *Booster) outside(ctx context.Context, p *place, n News) {
 			b.waits(r, n.Status, n.Reason)
 		case mlaas.ReplicaReady:
 			b.waits(r, mlaas.ReplicaPending, "its supervisor runs and is about to call")
-		case mlaas.ReplicaStopped:
-			b.move(r, mlaas.ReplicaStopped, n.Reason)
-		case mlaas.ReplicaFailed, mlaas.ReplicaLost:
+		case mlaas.ReplicaStopped, mlaas.ReplicaFailed, mlaas.ReplicaLost:
 			if r.Status.Final() {
 				break
 			}
 			r.OOM = r.OOM || n.OOM
-			if r.Status == mlaas.ReplicaStopping {
-				b.move(r, mlaas.ReplicaStopped, r.Reason)
-				break
-			}
-			reason := n.Reason
-			if r.Ready == nil {
+			status, reason := n.Status, n.Reason
+			switch {
+			case r.Status == mlaas.ReplicaStopping:
+				status, reason = mlaas.ReplicaStopped, r.Reason // as it was asked to
+			case r.Ready == nil && status != mlaas.ReplicaStopped:
 				reason += b.lastWords(ctx, p, n.Fence)
 			}
-			b.move(r, n.Status, reason)
+			b.move(r, status, reason)
 		}
 		return store.Batch{}
 	})

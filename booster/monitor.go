@@ -277,6 +277,7 @@ func (m *Monitor) Serve(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	if err != nil {
 		return err
 	}
+	c.cell = m.b.inform.cell(fence)
 	if err := m.learn(ctx, c); err != nil {
 		return err
 	}
@@ -340,7 +341,7 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 			return nil, nil, mlaas.Invalid("hello.ports", "1 to 65535", p)
 		}
 	}
-	c := &conn{fence: fence, line: line, cell: m.b.inform.cell(fence), done: make(chan struct{}),
+	c := &conn{fence: fence, line: line, done: make(chan struct{}),
 		acks: map[string]int64{}, wake: make(chan struct{}, 1), phase: h.Phase}
 	c.heard.Store(m.b.Now().UnixNano())
 	return c, h, nil
@@ -500,7 +501,7 @@ func tidy(l *mlaas.LogLine, now time.Time) {
 	if l.Time.IsZero() || l.Time.Year() < 2000 || l.Time.Year() > 9999 {
 		l.Time = now
 	}
-	l.Time = l.Time.UTC()
+	l.Time, l.Part = l.Time.UTC(), max(l.Part, 0)
 }
 
 func validText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
@@ -619,20 +620,21 @@ func (m *Monitor) tend(ctx context.Context, c *conn) error {
 	}
 }
 
-// flush writes what is left when a line ends.
+// flush writes what is left when a line ends, and forgets a replica that has
+// nothing more to say.
 func (m *Monitor) flush(ctx context.Context, c *conn) {
 	ctx, cancel := context.WithTimeout(ctx, drainWithin)
 	defer cancel()
 	c.cell.mu.Lock()
 	fresh := c.cell.fresh
-	c.cell.written = time.Time{}
-	c.cell.mu.Unlock()
-	if !fresh {
-		return
+	if fresh {
+		c.cell.written = time.Time{} // it is due
 	}
+	c.cell.mu.Unlock()
 	r, err := m.b.change(ctx, c.fence, func(*mlaas.Replica) store.Batch { return store.Batch{} })
 	if known(err) != nil {
 		m.b.Log.Warn("the last numbers of a replica are not in its record", "run", c.fence.Run, "replica", c.fence.Replica, "error", err)
+		return
 	}
 	if err != nil || r.Status.Final() {
 		m.b.inform.forget(c.fence)

@@ -49,9 +49,20 @@ func (b *Booster) reconcile(ctx context.Context) error {
 	}
 }
 
+// compareWithin keeps a cluster that answers nothing from holding up others.
+const compareWithin = time.Minute
+
 // compare looks at one place. Records are read before what is there: what they
 // say has been started must be found.
 func (b *Booster) compare(ctx context.Context, p *place) error {
+	p.mu.Lock()
+	up := p.synced
+	p.mu.Unlock()
+	if !up {
+		return nil // it is being called
+	}
+	ctx, cancel := context.WithTimeout(ctx, compareWithin)
+	defer cancel()
 	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
 	if err != nil {
 		return err
