@@ -132,6 +132,24 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// Where grouping is off, each commit has its own sync.
+func TestUngrouped(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"), Options{Group: 1})
+	defer s.Close()
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if err := s.Commit(t.Context(), store.Batch{Put: []store.Row{row(fmt.Sprint(i), 0, "{}")}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if st, err := s.Stats(t.Context()); err != nil || st.Commits != 20 || st.Syncs != 20 {
+		t.Errorf("stats are %+v (%v), want 20 commits and as many syncs", st, err)
+	}
+}
+
 // The store says that there is no room, goes on reading, and goes on writing
 // when there is room again. The limit stands for the end of the disk.
 func TestFull(t *testing.T) {

@@ -28,21 +28,16 @@ func TestMemory(t *testing.T) {
 
 func TestFile(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) storetest.Harness { return file(t, Options{}) })
+	storetest.Run(t, func(t *testing.T) storetest.Harness { return file(t) })
 }
 
-func TestFileUngrouped(t *testing.T) {
-	t.Parallel()
-	storetest.Run(t, func(t *testing.T) storetest.Harness { return file(t, Options{Group: 1}) })
-}
-
-func file(t *testing.T, o Options) storetest.Harness {
+func file(t *testing.T) storetest.Harness {
 	dir, n := t.TempDir(), 0
 	path := filepath.Join(dir, "mlaas.db")
 	return storetest.Harness{
 		Bubble:  true,
 		Durable: true,
-		Open:    func(t *testing.T) store.Driver { return open(t, path, o) },
+		Open:    func(t *testing.T) store.Driver { return open(t, path, Options{}) },
 		// What a killed process leaves is what is in its files: a copy of them
 		// is opened next.
 		Crash: func(t *testing.T, _ store.Driver) {
