@@ -39,6 +39,11 @@ func TestMain(m *testing.M) {
 			launch(os.Args[2:])
 		}
 	}
+	// Which Python programs run with, for our supervisors to inherit.
+	if out, err := exec.Command("python3", "-c", "import sys; print(sys.executable, sys.base_prefix, sep=':')").Output(); err == nil {
+		os.Setenv("TEST_PYTHON", strings.TrimSpace(string(out)))
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // under the race detector every process lingers for a second
 	os.Exit(m.Run())
 }
 
@@ -147,10 +152,12 @@ func testFence(replica, run string) mlaas.Fence {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	executortest.Run(t, func(t *testing.T) executortest.Harness { return harness(t, false) })
 }
 
 func TestConformancePlain(t *testing.T) {
+	t.Parallel()
 	executortest.Run(t, func(t *testing.T) executortest.Harness { return harness(t, true) })
 }
 
@@ -229,14 +236,10 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	python := os.Getenv("TEST_PYTHON")
-	if python == "" {
-		out, err := exec.Command("python3", "-c", "import sys; print(sys.executable, sys.base_prefix, sep=':')").Output()
-		if err != nil {
-			t.Skip("there is no python3 here")
-		}
-		t.Setenv("TEST_PYTHON", strings.TrimSpace(string(out)))
+	if os.Getenv("TEST_PYTHON") == "" {
+		t.Skip("there is no python3 here")
 	}
+	t.Parallel()
 	b := &bench{T: t, door: newDoor(t), dir: t.TempDir()}
 	b.e = b.executor()
 	c, err := b.e.Capacity(t.Context())
