@@ -29,7 +29,7 @@ func TestThreeHours(t *testing.T) {
 		p.is(b, mlaas.Running)
 		time.Sleep(96 * time.Minute)
 		s := p.is(a, mlaas.Running)
-		if s.Epoch != 2 || s.Restarts.Infrastructure != 1 || s.Attempts[1].Step != 90 || !strings.Contains(s.Reason, "attempt 2, from the checkpoint of step 90, because worker-1 was lost") {
+		if s.Epoch != 2 || s.Restarts.Infrastructure != 1 || s.Attempts[1].Step != 18 || !strings.Contains(s.Reason, "attempt 2, from the checkpoint of step 18, because worker-1 was lost") {
 			t.Errorf("it does not go on where it was:\n%s", p.tell(a))
 		}
 		time.Sleep(85 * time.Minute)
@@ -47,7 +47,7 @@ func TestThreeHours(t *testing.T) {
 			}
 			last = c.Step
 		}
-		if last != 180 {
+		if last != 36 {
 			t.Errorf("the last checkpoint is of step %d", last)
 		}
 		p.empty()

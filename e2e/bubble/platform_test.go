@@ -242,15 +242,15 @@ func (p *platform) epochs(id mlaas.RunID) (all []string) {
 	return slices.Compact(all)
 }
 
-// trains is the part of a training: the ps serves, workers make a step each
-// minute for three hours, and the first of them saves every ten.
+// trains is the part of a training: the ps serves, workers make a step every
+// five minutes for three hours, and the first of them saves every ten.
 func trains(f mlaas.Fence) scripted.Script {
 	switch {
 	case strings.HasPrefix(f.Replica, mlaas.PS):
 		return scripted.Script{}
 	case f.Replica == "worker-0":
-		return scripted.Script{Slow: 2 * time.Second, Prepare: 5 * time.Second, Steps: 180, Every: time.Minute, Save: 10}
+		return scripted.Script{Slow: 2 * time.Second, Prepare: 5 * time.Second, Steps: 36, Every: 5 * time.Minute, Save: 2}
 	default:
-		return scripted.Script{Slow: time.Second, Steps: 180, Every: time.Minute}
+		return scripted.Script{Slow: time.Second, Steps: 36, Every: 5 * time.Minute}
 	}
 }
