@@ -53,6 +53,9 @@ func start(t *testing.T) *api {
 	m := &Management{Now: func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) }, DB: db, Blob: b, Auth: &auth.Requests{DB: db, Token: token}, Key: bytes.Repeat([]byte{7}, 32),
 		Log: slog.New(slog.DiscardHandler), Series: &series.Store{Dir: filepath.Join(dir, "series"), Blob: b},
 		Catalogue: []Framework{{Name: "python"}, {Name: "tensorflow"}}}
+	if err := m.Series.Open(); err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewServer(m.Handler())
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
@@ -62,6 +65,7 @@ func start(t *testing.T) *api {
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
+		m.Series.Close()
 		db.Close()
 	})
 	a.Management, a.url, a.http = m, server.URL, server.Client()

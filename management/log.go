@@ -118,6 +118,9 @@ func (l *lines) takes(s series.Line) bool {
 
 func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
+	if r.Method == http.MethodHead {
+		l.want.Follow = false // there is nothing to follow
+	}
 	q := series.LineQuery{Tenant: l.run.Tenant, Run: l.run.ID, Replica: l.replica, From: max(l.want.From, 1), Limit: linesAtOnce}
 	if l.want.Grep != "" {
 		re, err := regexp.Compile(l.want.Grep)

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -69,7 +70,11 @@ func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
 		}
 		r = r.WithContext(auth.With(r.Context(), who))
 	}
-	if err := rt.serve(w, r); err != nil {
+	err := rt.serve(w, r)
+	if rt.media != "" { // it may have had a time to write in, and the connection is used again
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
 		m.fail(w, r, err)
 	}
 }
@@ -100,8 +105,13 @@ func (m *Management) known(r *http.Request) error {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if a, err := netip.ParseAddr(host); err == nil && a.Unmap().IsLoopback() {
-		return nil
+	if a, err := netip.ParseAddr(host); err == nil {
+		// An address cannot be made to lead elsewhere: the one that was dialled is
+		// as good as a name.
+		here, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if a.Unmap().IsLoopback() || here != nil && here.AddrPort().Addr().Unmap() == a.Unmap() {
+			return nil
+		}
 	}
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") || slices.Contains(m.Hosts, host) {
 		return nil
