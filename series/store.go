@@ -2,8 +2,17 @@ package series
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
@@ -11,7 +20,13 @@ import (
 
 // A Store keeps the lines and points of all runs. Fill in the fields, call
 // Open, then let Run seal in the background; Append and the queries work from
-// Open to Close. Methods are safe for concurrent use.
+// Open to Close, also where Run does not. Methods are safe for concurrent use.
+//
+// Where lines are missing, because a run has said more than is kept, because
+// old runs made room, or because the disk damaged them, a query answers one
+// line of stream "platform" in their place that says how many. It carries the
+// last number of the missing ones, so that whoever goes on from there goes on
+// behind them.
 type Store struct {
 	Dir  string      // the folder of the segments and the manifests
 	Blob blob.Driver // where sealed chunks go
@@ -19,82 +34,396 @@ type Store struct {
 	Log  *slog.Logger
 
 	SegmentBytes int64 // a segment is sealed when it is larger; 0: 16 MiB
-	LogBytes     int64 // of lines kept of one run; 0: 1 GiB
+	LogBytes     int64 // of text kept of one run; 0: 1 GiB
 	MaxKeys      int   // metric names kept of one run; 0: 10,000
+
+	root     *os.Root
+	pack     *zstd.Encoder
+	unpack   *zstd.Decoder
+	index    cache
+	tolerant bool // damage was found at Open: what a replica has may begin behind what we have
+
+	// Order of locks: sealing, loading, mu. The leader of the queue holds none
+	// of them while it writes.
+	sealing sync.Mutex // held while manifests change
+	loading sync.Mutex // held while a manifest is read into runs
+	queue   queue
+
+	mu       sync.Mutex
+	runs     map[key]*run // those with unsealed data, and others for a while
+	watched  map[key]chan struct{}
+	active   *segment   // what is appended to; nil: a new one must be made
+	full     []*segment // waiting to be sealed, oldest first
+	number   int64      // of the newest segment
+	cut      int64      // where the newest ends: what is behind it was not acknowledged
+	appended time.Time  // the last time
+
+	kick   chan struct{} // Run: look again
+	sealed atomic.Int64  // bytes of all sealed chunks; below 0: not counted yet
+	open   atomic.Int64  // bytes of all segments
 }
 
-// Open reads what Dir holds. Nothing else may be called before it.
-func (s *Store) Open() error { panic("being written") }
+const (
+	maxFull   = 8                // segments that wait to be sealed; then whoever appends helps
+	idle      = 10 * time.Minute // after which a segment is sealed though it is not full
+	maxLoaded = 1024             // runs held in memory without need
+)
+
+type key struct {
+	tenant mlaas.Tenant
+	run    mlaas.RunID
+}
+
+// A run is what is known of a run without reading its data. All but key is
+// under Store.mu.
+type run struct {
+	key   key
+	pins  int               // who counts on it being in Store.runs
+	used  time.Time         // the last time, for what is held without need
+	err   error             // its manifest cannot be read
+	state                   // durable: in the manifest and in the segments after it
+	parts []*part           // unsealed, in the order of their segments
+	names map[string]string // each name of a replica, to be held once
+	lived map[teller]bool   // who has appended since Open, where damage was found
+}
+
+// state is what of a run must not be forgotten when its data is.
+type state struct {
+	manifest
+	seqs   map[string]int64    // the last Seq of the lines of each replica
+	fences map[teller]marks    // what each incarnation has delivered
+	keys   map[string]struct{} // the metric names
+	told   bool                // that there were too many of them
+}
+
+// A teller is one incarnation of one replica.
+type teller struct {
+	replica            string
+	epoch, incarnation int
+}
+
+// marks are the last spool numbers of the two streams.
+type marks struct{ log, metric int64 }
+
+// A part is what one segment has of one run.
+type part struct {
+	seg     *segment
+	lines   []mention
+	points  []mention
+	curves  map[curve]*column // the same points, for queries
+	text    int64             // bytes of lines
+	dropped int64             // points over the limit on keys
+}
+
+// A mention is a record in a segment.
+type mention struct {
+	offset  int64
+	size    int32
+	n       int32
+	epoch   int
+	cursor  int64 // of the first
+	seq     int64 // of the first; lines only
+	replica string
+}
+
+type curve struct{ replica, key string }
+
+type point struct {
+	step, time int64
+	value      float64
+}
+
+func (s *Store) now() time.Time {
+	if s.Now != nil {
+		return s.Now()
+	}
+	return time.Now()
+}
+
+func (s *Store) log() *slog.Logger {
+	if s.Log != nil {
+		return s.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (s *Store) segmentBytes() int64 { return orDefault(s.SegmentBytes, 16<<20) }
+func (s *Store) logBytes() int64     { return orDefault(s.LogBytes, 1<<30) }
+func (s *Store) maxKeys() int        { return orDefault(s.MaxKeys, 10_000) }
+
+func orDefault[N int | int64](v, or N) N {
+	if v > 0 {
+		return v
+	}
+	return or
+}
+
+// Open reads what Dir holds, which is made if it is not there, and cuts what a
+// crash left half-written. Nothing else may be called before it.
+func (s *Store) Open() error {
+	if s.Blob == nil {
+		return errors.New("series: a store needs a place for blobs")
+	}
+	var err error
+	s.pack, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2),
+		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return err
+	}
+	s.unpack, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(256<<20), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return err
+	}
+	s.runs, s.watched = map[key]*run{}, map[key]chan struct{}{}
+	s.index = cache{most: 16 << 20}
+	s.kick = make(chan struct{}, 1)
+	s.sealed.Store(-1)
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return full(err)
+	}
+	if s.root, err = os.OpenRoot(s.Dir); err != nil {
+		return err
+	}
+	if err = s.makeFolder(manifests); err == nil {
+		err = s.replay()
+	}
+	if err != nil {
+		s.Close()
+		return fmt.Errorf("open the series in %s: %w", s.Dir, full(err))
+	}
+	return nil
+}
 
 // Close frees what Open holds. Nothing may be called after it.
-func (s *Store) Close() error { panic("being written") }
+func (s *Store) Close() error {
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seg := range append(s.full, s.active) {
+		if seg != nil {
+			seg.file.Close()
+		}
+	}
+	s.full, s.active, s.runs = nil, nil, map[key]*run{}
+	s.unpack.Close()
+	return errors.Join(s.pack.Close(), s.root.Close())
+}
 
-// Run seals full segments into blob until ctx ends.
-func (s *Store) Run(ctx context.Context) error { panic("being written") }
+// Run seals full segments into blob, and those that nobody has appended to for
+// a while, until ctx ends. What it could not seal stays readable and durable
+// where it is, and is tried again.
+func (s *Store) Run(ctx context.Context) error {
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.kick:
+		case <-wait.C:
+		}
+		s.rotateIdle()
+		for {
+			more, err := s.sealOldest(ctx)
+			if err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				failures = min(failures+1, 6)
+				s.log().Error("series: sealing failed; the data stays where it is and it is tried again", "error", err)
+				break
+			}
+			failures = 0
+			if !more {
+				break
+			}
+		}
+		switch {
+		case failures > 0:
+			wait.Reset(time.Second << failures)
+		case s.waiting():
+			wait.Reset(idle)
+		default:
+			wait.Stop()
+		}
+	}
+}
 
-// Append stores the batches durably.
-func (s *Store) Append(ctx context.Context, batches ...Batch) error { panic("being written") }
+// waiting reports whether there is something that time alone will seal.
+func (s *Store) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active != nil && s.active.holds()
+}
 
-// Durable is the last spool sequence number stored of that incarnation.
-func (s *Store) Durable(fence mlaas.Fence) (log, metric int64) { panic("being written") }
+func (s *Store) rotateIdle() {
+	s.queue.exclusively(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.active != nil && s.active.holds() && s.now().Sub(s.appended) >= idle {
+			s.retire()
+		}
+	})
+}
 
-// Lines returns the lines that q asks for, oldest first.
-func (s *Store) Lines(ctx context.Context, q LineQuery) ([]Line, error) { panic("being written") }
+// nudge has Run look again.
+func (s *Store) nudge() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// find returns the run called k, read from its manifest if need be, and counts
+// on it until release is called.
+func (s *Store) find(k key) (r *run, release func(), err error) {
+	if err := checkKey(k); err != nil {
+		return nil, nil, err
+	}
+	take := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r = s.runs[k]; r != nil {
+			r.pins++
+		}
+		return r != nil
+	}
+	if !take() {
+		s.loading.Lock()
+		defer s.loading.Unlock()
+		if !take() {
+			loaded, err := s.load(k)
+			if err != nil {
+				return nil, nil, err
+			}
+			s.mu.Lock()
+			s.forgetSome()
+			s.runs[k], r = loaded, loaded
+			r.pins++
+			s.mu.Unlock()
+		}
+	}
+	release = func() {
+		s.mu.Lock()
+		r.pins--
+		r.used = s.now()
+		s.mu.Unlock()
+	}
+	if r.err != nil {
+		release()
+		return nil, nil, r.err
+	}
+	return r, release, nil
+}
+
+// forgetSome drops from memory half of the runs that nobody needs there, when
+// there are many.
+func (s *Store) forgetSome() {
+	var free []*run
+	for _, r := range s.runs {
+		if r.pins == 0 && len(r.parts) == 0 && r.err == nil {
+			free = append(free, r)
+		}
+	}
+	if len(free) < maxLoaded {
+		return
+	}
+	slices.SortFunc(free, func(a, b *run) int { return a.used.Compare(b.used) })
+	for _, r := range free[:len(free)/2] {
+		delete(s.runs, r.key)
+	}
+}
+
+// Durable is the last spool sequence number of each stream that is stored of
+// that incarnation, 0 for none.
+func (s *Store) Durable(fence mlaas.Fence) (log, metric int64) {
+	s.look(key{fence.Tenant, fence.Run}, func(r *run) {
+		m := r.fences[tellerOf(fence)]
+		log, metric = m.log, m.metric
+	})
+	return log, metric
+}
 
 // LastCursor is the newest cursor of each stream of a run, 0 for none.
-func (s *Store) LastCursor(tenant mlaas.Tenant, run mlaas.RunID) (log, metric int64) {
-	panic("being written")
+func (s *Store) LastCursor(tenant mlaas.Tenant, id mlaas.RunID) (log, metric int64) {
+	s.look(key{tenant, id}, func(r *run) { log, metric = r.Lines, r.Points })
+	return log, metric
 }
 
 // LastSeq is the newest Seq of the lines of a replica, 0 for none.
-func (s *Store) LastSeq(tenant mlaas.Tenant, run mlaas.RunID, replica string) int64 {
-	panic("being written")
+func (s *Store) LastSeq(tenant mlaas.Tenant, id mlaas.RunID, replica string) (seq int64) {
+	s.look(key{tenant, id}, func(r *run) { seq = r.seqs[replica] })
+	return seq
 }
 
-// Changed is closed at the next append to that run. Get it before reading.
-func (s *Store) Changed(tenant mlaas.Tenant, run mlaas.RunID) <-chan struct{} {
-	panic("being written")
+// look shows f the run called k, if it can.
+func (s *Store) look(k key, f func(*run)) {
+	r, release, err := s.find(k)
+	if err != nil {
+		s.log().Warn("series: a run cannot be looked at", "run", k.run, "error", err)
+		return
+	}
+	defer release()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(r)
 }
 
-// Points returns the curves that q asks for, by replica and key.
-func (s *Store) Points(ctx context.Context, q PointQuery) ([]Curve, error) { panic("being written") }
-
-// RunPoints returns the points of a run from cursor from on, at most limit.
-func (s *Store) RunPoints(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID, from int64, limit int) ([]RunPoint, error) {
-	panic("being written")
+// Changed is closed at the next append to that run, or when it is deleted; now
+// and then it is closed without a reason. Get it before reading, so that
+// nothing is missed.
+func (s *Store) Changed(tenant mlaas.Tenant, id mlaas.RunID) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := key{tenant, id}
+	if s.watched[k] == nil {
+		if len(s.watched) >= maxLoaded { // of runs that nobody may look at any more
+			for old := range s.watched {
+				s.changed(old)
+			}
+		}
+		s.watched[k] = make(chan struct{})
+	}
+	return s.watched[k]
 }
 
-// Keys returns the metric names of a run, sorted.
-func (s *Store) Keys(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) ([]string, error) {
-	panic("being written")
+// changed wakes who watches k. The caller holds mu.
+func (s *Store) changed(k key) {
+	if c := s.watched[k]; c != nil {
+		close(c)
+		delete(s.watched, k)
+	}
 }
 
-// Delete forgets a run. What is not there is deleted already.
-func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) error {
-	panic("being written")
+func tellerOf(f mlaas.Fence) teller { return teller{f.Replica, f.Epoch, f.Incarnation} }
+
+// checkKey keeps names out of paths that could mean another place.
+func checkKey(k key) error {
+	if !safeName(string(k.tenant)) {
+		return mlaas.Invalid("tenant", "a name that is safe in a path", string(k.tenant))
+	}
+	if !safeName(string(k.run)) {
+		return mlaas.Invalid("run", "a name that is safe in a path", string(k.run))
+	}
+	return nil
 }
 
-// Kept says what is kept of one run, and what is not any more.
-type Kept struct {
-	Lines, Points               int64 // kept
-	DroppedLines, DroppedPoints int64 // stored once, or refused, and not kept
-	Bytes                       mlaas.Bytes
+func safeName(s string) bool {
+	for i, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
 }
 
-// Kept says what is kept of one run.
-func (s *Store) Kept(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (Kept, error) {
-	panic("being written")
+// full makes the kind of an error that says there is no room.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, mlaas.ErrDisk)
+	}
+	return err
 }
-
-// Usage is what all runs take on disk, sealed chunks included.
-func (s *Store) Usage() mlaas.Bytes { panic("being written") }
-
-// Trim drops sealed data of the oldest runs that are finished until Usage is at
-// most max: first lines, then points. It returns what was freed.
-func (s *Store) Trim(ctx context.Context, max mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (mlaas.Bytes, error) {
-	panic("being written")
-}
-
-// Blobs calls f for each blob that holds sealed chunks: garbage collection
-// must keep them.
-func (s *Store) Blobs(ctx context.Context, f func(mlaas.Digest) error) error { panic("being written") }

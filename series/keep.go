@@ -1,0 +1,220 @@
+package series
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"mlaas.dev/mlaas"
+)
+
+// Kept says what is kept of one run, and what is not any more.
+type Kept struct {
+	Lines, Points               int64 // kept
+	DroppedLines, DroppedPoints int64 // stored once, or refused, and not kept
+	Bytes                       mlaas.Bytes
+}
+
+// Kept says what is kept of one run.
+func (s *Store) Kept(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (k Kept, err error) {
+	r, release, err := s.find(key{tenant, id})
+	if err != nil {
+		return k, err
+	}
+	defer release()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range r.Logs {
+		k.Lines += c.N
+	}
+	for _, c := range r.Metrics {
+		k.Points += c.N
+	}
+	k.Bytes, k.DroppedPoints = mlaas.Bytes(r.manifest.size()), r.DroppedPoints
+	for _, p := range r.parts {
+		k.DroppedPoints += p.dropped
+		for _, m := range p.lines {
+			k.Lines += int64(m.n)
+			k.Bytes += mlaas.Bytes(m.size)
+		}
+		for _, m := range p.points {
+			k.Points += int64(m.n)
+			k.Bytes += mlaas.Bytes(m.size)
+		}
+	}
+	k.DroppedLines = r.manifest.Lines - k.Lines
+	k.DroppedPoints += r.manifest.Points - k.Points
+	return k, nil
+}
+
+// Usage is what all runs take on disk, sealed chunks included. The first call
+// reads all manifests; if one cannot be read it does not count.
+func (s *Store) Usage() mlaas.Bytes {
+	if s.sealed.Load() < 0 {
+		s.sealing.Lock()
+		defer s.sealing.Unlock()
+		s.countSealed()
+	}
+	return mlaas.Bytes(max(s.sealed.Load(), 0) + s.open.Load())
+}
+
+// countSealed counts once. The caller holds sealing.
+func (s *Store) countSealed() {
+	if s.sealed.Load() >= 0 {
+		return
+	}
+	var n int64
+	err := s.eachManifest(func(_ key, r *run, err error) error {
+		if err == nil {
+			n += r.manifest.size()
+		}
+		return nil
+	})
+	if err != nil {
+		s.log().Error("series: the space that is used cannot be counted", "error", err)
+		return
+	}
+	s.sealed.Store(n)
+}
+
+// Blobs calls f for each blob that holds sealed chunks: garbage collection
+// must keep them. It is an error if a manifest cannot be read; then nothing
+// may be collected.
+func (s *Store) Blobs(ctx context.Context, f func(mlaas.Digest) error) error {
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	return s.eachManifest(func(_ key, r *run, err error) error {
+		if err != nil {
+			return err
+		}
+		for _, c := range slices.Concat(r.Logs, r.Metrics) {
+			if err := f(c.Blob); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	})
+}
+
+// Delete forgets a run. What is not there is deleted already. Who watches the
+// run is woken.
+func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) error {
+	k := key{tenant, id}
+	if err := checkKey(k); err != nil {
+		return err
+	}
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	r, release, err := s.find(k)
+	if errors.Is(err, mlaas.ErrInternal) { // its manifest cannot be read, which is one more reason
+		if err := s.discard(k); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if r := s.runs[k]; r != nil {
+			r.err = nil
+		}
+		s.mu.Unlock()
+		r, release, err = s.find(k)
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.mu.Lock()
+	chunks := slices.Concat(r.Logs, r.Metrics)
+	size := r.manifest.size()
+	s.mu.Unlock()
+	// First say in a segment that it is gone, so that what older segments have
+	// of it does not come back.
+	if err := s.submit(ctx, &request{turn: make(chan bool, 1), forget: r}); err != nil {
+		return fmt.Errorf("delete the series of run %s: %w", id, err)
+	}
+	if err := s.discard(k); err != nil {
+		return fmt.Errorf("delete the series of run %s: %w", id, err)
+	}
+	if s.sealed.Load() >= 0 {
+		s.sealed.Add(-size)
+	}
+	for _, c := range chunks {
+		if err := s.Blob.Delete(ctx, c.Blob); err != nil { // nobody names it, so it will be collected
+			s.log().Warn("series: a chunk of a deleted run cannot be deleted", "blob", c.Blob, "error", err)
+		}
+	}
+	return nil
+}
+
+// discard removes the manifest of k, durably.
+func (s *Store) discard(k key) error {
+	switch err := s.root.Remove(k.path()); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return s.flush(k.dir())
+}
+
+// Trim drops sealed data of the oldest runs that are finished (nil: any) until
+// Usage is at most most: first lines, then points. It returns what was freed.
+// In the place of the lines one says how many they were.
+func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (freed mlaas.Bytes, err error) {
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	s.countSealed()
+	over := func() bool { return mlaas.Bytes(s.sealed.Load()+s.open.Load()) > most }
+	if !over() {
+		return 0, nil
+	}
+	var keys []key
+	err = s.eachManifest(func(k key, r *run, err error) error {
+		if err == nil && r.manifest.size() > 0 {
+			keys = append(keys, k)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return 0, err
+	}
+	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.run, b.run) }) // names sort by age
+	for _, lines := range []bool{true, false} {
+		for _, k := range keys {
+			if !over() {
+				return freed, nil
+			}
+			if finished != nil && !finished(k.tenant, k.run) {
+				continue
+			}
+			n, err := s.trimRun(ctx, k, lines)
+			freed += n
+			if err != nil {
+				return freed, fmt.Errorf("trim run %s: %w", k.run, err)
+			}
+		}
+	}
+	return freed, nil
+}
+
+func (s *Store) trimRun(ctx context.Context, k key, lines bool) (mlaas.Bytes, error) {
+	r, release, err := s.find(k)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	s.mu.Lock()
+	m := r.manifest
+	s.mu.Unlock()
+	before, old := m.size(), m.Metrics
+	if lines {
+		old, m.Logs = m.Logs, nil
+	} else {
+		m.Metrics = nil
+	}
+	if len(old) == 0 {
+		return 0, nil
+	}
+	return mlaas.Bytes(before - m.size()), s.replace(ctx, r, m, old, nil)
+}
