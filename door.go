@@ -57,8 +57,9 @@ type Welcome struct {
 
 // The streams of a replica.
 const (
-	LogStream    = "log"
-	MetricStream = "metric"
+	LogStream        = "log"
+	MetricStream     = "metric"
+	CheckpointStream = "checkpoint" // acknowledged by step; it has no frames
 )
 
 // A Frame is a batch of one stream. Sequence numbers start at 1 in each
@@ -117,8 +118,9 @@ type Phase struct {
 }
 
 // CheckpointMade says that a checkpoint's tree, and every file in it, are in
-// blob. The door answers nothing: the supervisor says it again after each
-// Hello until Welcome's run has it, which is harmless.
+// blob. The door answers with an Ack of CheckpointStream once its record is
+// committed; until then the supervisor says it again after each Hello, which
+// is harmless.
 type CheckpointMade struct {
 	Step int64  `json:"step"`
 	Tree Digest `json:"tree"`

@@ -7,8 +7,9 @@ cd "$(dirname "$0")/.."
 mlaas=$PWD/bin/mlaas
 dir=${DEMO_DIR:-$PWD/.mlaas}
 began=$SECONDS
-say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
-[ -n "${NO_COLOR:-}" ] || [ -t 2 ] || say() { printf '\n%s\n' "$*" >&2; }
+bold= plain=
+if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain" >&2; }
 
 for need in python3 npm; do
   command -v "$need" > /dev/null || { echo "the demo needs $need; see README.md" >&2; exit 2; }
