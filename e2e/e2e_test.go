@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,8 +49,11 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		Condition: func(cond string) (bool, error) {
-			if cond == "layout-one" {
+			switch cond {
+			case "layout-one":
 				return name == "one", nil
+			case "packages":
+				return indexed(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -60,11 +64,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("NO_COLOR", "1")
 			env.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+env.Getenv("PATH"))
-			for _, keep := range []string{"UV_CACHE_DIR", "PIP_INDEX_URL", "UV_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"} {
-				if v, ok := os.LookupEnv(keep); ok {
-					env.Setenv(keep, v)
-				}
-			}
+			env.Vars = append(env.Vars, network()...)
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -102,6 +102,23 @@ func TestRoutes(t *testing.T) {
 	if err != nil {
 		t.Errorf("routes.sh: %v", err)
 	}
+}
+
+// indexed reports whether there is an index to install packages from.
+func indexed() bool {
+	at := "https://pypi.org/simple/"
+	for _, k := range []string{"PIP_INDEX_URL", "UV_INDEX_URL"} {
+		if v := os.Getenv(k); v != "" {
+			at = strings.TrimSuffix(v, "/") + "/"
+		}
+	}
+	c := http.Client{Timeout: 10 * time.Second}
+	resp, err := c.Head(at + "six/")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // binary is the program under test: MLAAS_BIN, or one that TestMain built.
@@ -240,11 +257,22 @@ func (s *stage) close() {
 func of(ts *testscript.TestScript) *stage { return ts.Value(stageKey{}).(*stage) }
 
 // environ is the script's environment, as a child gets it.
-func environ(ts *testscript.TestScript) (env []string) {
-	for _, k := range []string{"HOME", "PATH", "NO_COLOR", "TMPDIR", "WORK", "EDITOR", "MLAAS_URL", "MLAAS_TOKEN", "MLAAS_DIR",
-		"UV_CACHE_DIR", "PIP_INDEX_URL", "UV_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"} {
+func environ(ts *testscript.TestScript) []string {
+	env := network()
+	for _, k := range []string{"HOME", "PATH", "NO_COLOR", "TMPDIR", "WORK", "EDITOR", "MLAAS_URL", "MLAAS_TOKEN", "MLAAS_DIR"} {
 		if v := ts.Getenv(k); v != "" {
 			env = append(env, k+"="+v)
+		}
+	}
+	return env
+}
+
+// network is what says how packages are reached from here.
+func network() (env []string) {
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(strings.ToUpper(kv), "=")
+		if strings.HasPrefix(name, "PIP_") || strings.HasPrefix(name, "UV_") || strings.HasSuffix(name, "_PROXY") || strings.HasPrefix(name, "SSL_CERT_") {
+			env = append(env, kv)
 		}
 	}
 	return env

@@ -110,7 +110,7 @@ call 200 GET "/api/job/$job/code"
 is '[v["id"] for v in a["items"]] == ["v1"]'
 call 200 GET "/api/job/$job/code/$v1"
 is 'a["id"] == "v1" and [f["path"] for f in a["files"]] == ["main.py"]'
-json 201 PUT "/api/job/$job/code/$v1" "$(echo "$program" | sed 's/import os/import json, os/')"
+json 201 PUT "/api/job/$job/code/$v1" "$(printf %s "$program" | sed 's/import os/import json, os/')"
 is 'a["id"] == "v2"'
 call 200 GET "/api/job/$job/code/v2"
 call 404 GET "/api/job/$job/code/v9"

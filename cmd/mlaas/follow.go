@@ -133,7 +133,7 @@ func (f *follower) saw(seen client.Sight) {
 	f.run, f.replicas = seen.Run, seen.Replicas
 	now := time.Now()
 	state := f.run.Status
-	if said := join(": ", string(state.State), state.Reason); said != f.lastRun && state.State != "" && !state.State.Final() {
+	if said := f.worthSaying(); said != "" && said != f.lastRun {
 		f.tell("  %s", f.c.paint(dim, said))
 		f.lastRun = said
 	}
@@ -141,7 +141,7 @@ func (f *follower) saw(seen client.Sight) {
 	for _, r := range seen.Replicas {
 		is, was := sight{r.Status, r.Reason, time.Time{}}, f.last[r.ID]
 		changed := is.status != was.status || is.reason != was.reason && (f.c.Width == nil && now.Sub(was.at) >= 3*time.Second)
-		if !changed || r.Status == mlaas.ReplicaWanted || r.Status == mlaas.ReplicaStopping || r.Status == mlaas.ReplicaSucceeded {
+		if !changed || slices.Contains(quietly, r.Status) {
 			continue
 		}
 		f.last[r.ID] = sight{is.status, is.reason, now}
@@ -154,7 +154,7 @@ func (f *follower) saw(seen client.Sight) {
 		if len(names) > 4 {
 			who = fmt.Sprintf("%s, %s and %d more", names[0], names[1], len(names)-2)
 		}
-		f.tell("  %s", f.c.paint(dim, who+" "+join(": ", string(is.status), is.reason)))
+		f.tell("  %s", f.c.paint(dim, who+" "+standing(is.status, is.reason)))
 	}
 	if f.c.Width == nil && state.State == mlaas.Running {
 		if p := f.progress(now); p != "" && now.Sub(f.saidStep) >= 10*time.Second {
@@ -165,6 +165,26 @@ func (f *follower) saw(seen client.Sight) {
 		}
 	}
 	f.screen.bar = f.bar(now)
+}
+
+// quietly lists what replicas pass through without a word: what went before or
+// what comes after says it.
+var quietly = []mlaas.ReplicaStatus{mlaas.ReplicaWanted, mlaas.ReplicaCreating, mlaas.ReplicaStopping, mlaas.ReplicaSucceeded}
+
+// worthSaying is how the run stands, where its replicas do not say it: what it
+// waits for in the queue, in every word, and each change of its state.
+func (f *follower) worthSaying() string {
+	s := f.run.Status
+	switch s.State {
+	case mlaas.Queued:
+		return standing(s.State, s.Reason)
+	case mlaas.Starting, mlaas.Resizing, mlaas.Stopping:
+		if strings.HasPrefix(f.lastRun, string(s.State)) {
+			return ""
+		}
+		return standing(s.State, s.Reason)
+	}
+	return ""
 }
 
 // step is how far the farthest replica is.
@@ -288,7 +308,7 @@ func (f *follower) bar(now time.Time) string {
 // waiting is what the slowest replica waits for, or the run itself.
 func (f *follower) waiting() string {
 	for _, r := range f.replicas {
-		if r.Status == mlaas.ReplicaPending && r.Reason != "" {
+		if slices.Contains([]mlaas.ReplicaStatus{mlaas.ReplicaCreating, mlaas.ReplicaPending, mlaas.ReplicaReady}, r.Status) && r.Reason != "" {
 			return r.ID + ": " + r.Reason
 		}
 	}

@@ -191,13 +191,14 @@ type choice struct {
 // frameworks names, for each module that decides, the framework of the
 // catalogue. The first in the list that is imported wins: what comes later
 // also comes with it, or is small enough to be a package beside it.
-var frameworks = []struct{ module, framework, pkg string }{
-	{"tensorflow", "tensorflow", "tensorflow-cpu"},
-	{"torch", "pytorch", "torch"},
-	{"jax", "jax", "jax"},
-	{"keras", "keras", "keras"},
-	{"xgboost", "xgboost", "xgboost-cpu"},
-	{"sklearn", "scikit-learn", "scikit-learn"},
+var frameworks = []struct{ module, framework string }{
+	{"tensorflow", "tensorflow"},
+	{"torch", "pytorch"},
+	{"jax", "jax"},
+	{"keras", "keras"},
+	{"xgboost", "xgboost"},
+	{"lightgbm", "lightgbm"},
+	{"sklearn", "scikit-learn"},
 }
 
 // bring lists the modules that a framework's environment has besides its own.
@@ -207,6 +208,7 @@ var bring = map[string][]string{
 	"jax":          {"numpy", "scipy", "jaxlib"},
 	"keras":        {"numpy", "h5py"},
 	"xgboost":      {"numpy", "scipy"},
+	"lightgbm":     {"numpy", "scipy"},
 	"scikit-learn": {"numpy", "scipy", "joblib"},
 }
 

@@ -149,7 +149,7 @@ func describe(j mlaas.Job, runs []client.Run) string {
 	}
 	line("job", j.Name+" ("+string(j.ID)+")")
 	if j.Status != nil {
-		line("state", join(": ", string(j.Status.State), j.Status.Reason))
+		line("state", standing(j.Status.State, j.Status.Reason))
 	}
 	line("program", first(strings.Join(j.Execution.Command, " "), "the entry file of its code"))
 	line("environment", first(j.Environment.Image, join(" with Python ", j.Environment.Framework, j.Environment.Python)+" "+strings.Join(j.Environment.Packages, " ")))
@@ -190,7 +190,7 @@ func (c *cli) getRun(ctx context.Context, cl *client.Client, ref string) error {
 	return c.show(r, []string{runName(r)}, func() string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "run          %s (%s)\n", runName(r), r.ID)
-		fmt.Fprintf(&b, "state        %s\n", join(": ", string(r.Status.State), r.Status.Reason))
+		fmt.Fprintf(&b, "state        %s\n", standing(r.Status.State, r.Status.Reason))
 		fmt.Fprintf(&b, "code         %s\n", r.Version.ID)
 		fmt.Fprintf(&b, "replicas     %s\n", roleText(r.Spec))
 		t := table{Head: []string{"ATTEMPT", "CLUSTER", "BEGAN", "FROM STEP", "ENDED BECAUSE"}}
@@ -448,7 +448,7 @@ func (c *cli) jobStop() *cobra.Command {
 					}
 					run = seen.Run
 				}
-				c.done("%s: %s", runName(run), join(": ", string(run.Status.State), run.Status.Reason))
+				c.done("%s: %s", runName(run), standing(run.Status.State, run.Status.Reason))
 			}
 			return nil
 		})}

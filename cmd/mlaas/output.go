@@ -167,6 +167,15 @@ func ago(now, t time.Time) string {
 	return span(now.Sub(t).Truncate(time.Second)) + " ago"
 }
 
+// standing is a state with the sentence that explains it, unless that begins
+// with the state itself.
+func standing[S ~string](state S, reason string) string {
+	if strings.HasPrefix(strings.ToLower(reason), string(state)) {
+		return reason
+	}
+	return join(": ", string(state), reason)
+}
+
 // number is a measured value in few digits.
 func number(n mlaas.Number) string {
 	return strconv.FormatFloat(float64(n), 'g', 4, 64)

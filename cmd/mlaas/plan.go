@@ -48,7 +48,7 @@ type specFlags struct {
 
 func (s *specFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&s.Name, "name", "", "name of the job (else from the file or folder)")
-	f.StringVar(&s.Framework, "framework", "", "tensorflow, keras, pytorch, jax, scikit-learn, xgboost or python (else from the imports)")
+	f.StringVar(&s.Framework, "framework", "", "tensorflow, keras, pytorch, jax, scikit-learn, xgboost, lightgbm or python (else from the imports)")
 	f.StringVar(&s.Environment, "environment", "", "the same with a Python: tensorflow@3.11")
 	f.StringVar(&s.Image, "image", "", "container image to run in, on clusters")
 	f.StringArrayVar(&s.Packages, "package", nil, "package to install, as pip reads it: numpy==2.1; may be repeated")
@@ -663,7 +663,8 @@ func (s *specFlags) inputs(p *plan, kept string) error {
 			p.Send[name] = src
 			src = "dataset:" + name
 		} else if !strings.Contains(src, ":") {
-			return missing(src, fs.ErrNotExist)
+			return tell{What: fmt.Sprintf("--data %s: there is no file or folder %s", text, src), Kind: mlaas.ErrNotFound,
+				Fix: "name one to send it, or an address, or a dataset that is there:   --data NAME=dataset:OTHER"}
 		}
 		d := mlaas.Data{Name: name, Source: src}
 		p.Spec.Data = append(slices.DeleteFunc(p.Spec.Data, func(o mlaas.Data) bool { return o.Name == name }), d)
