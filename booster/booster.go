@@ -210,7 +210,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	// What an older attempt left goes first, so that two never share a core
 	// that was promised once. A cluster that does not answer is not waited for:
 	// its epoch keeps out whatever comes from there.
-	b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
+	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
 		if p := b.places[r.Cluster]; p != nil {
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
@@ -218,8 +218,10 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 				b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 			}
 		}
-		return nil
-	})
+		return ctx.Err()
+	}); err != nil {
+		return store.Batch{}, err
+	}
 	return store.Batch{}, b.each(ctx, replicas, func(ctx context.Context, r mlaas.Replica) error {
 		return b.begin(ctx, run, r)
 	})

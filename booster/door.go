@@ -102,7 +102,7 @@ func (l *webLine) Receive(ctx context.Context) (up mlaas.Up, err error) {
 		return up, err
 	}
 	if err := json.Unmarshal(data, &up); err != nil {
-		return up, fmt.Errorf("a message cannot be read: %v: %w", err, mlaas.ErrSyntax)
+		return up, fmt.Errorf("a message cannot be read: %w: %w", err, mlaas.ErrSyntax)
 	}
 	return up, nil
 }

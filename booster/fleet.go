@@ -171,14 +171,18 @@ func (b *Booster) there(ctx context.Context, p *place) (map[mlaas.Fence]News, er
 	ctx, cancel := context.WithTimeout(ctx, reconcileEvery)
 	defer cancel()
 	news, ended := make(chan News), make(chan error, 1)
-	go func() { ended <- p.Watch(ctx, news) }()
+	go func() {
+		defer close(ended)
+		ended <- p.Watch(ctx, news)
+	}()
 	all := map[mlaas.Fence]News{}
 	for {
 		select {
 		case n := <-news:
 			if n.Synced {
 				cancel()
-				<-ended
+				for range ended { // until it is over
+				}
 				return all, nil
 			}
 			all[n.Fence] = n

@@ -159,6 +159,15 @@ func (p *place) watch(e booster.Executor) *watcher {
 	return w
 }
 
+// leave ends the watch and waits for that.
+func (w *watcher) leave() {
+	w.p.Helper()
+	w.cancel()
+	if err := <-w.done; !errors.Is(err, context.Canceled) {
+		w.p.Errorf("Watch returns %v, want %v", err, context.Canceled)
+	}
+}
+
 // until waits for news that match, and checks the order on the way.
 func (w *watcher) until(what string, match func(booster.News) bool) booster.News {
 	w.p.Helper()
@@ -518,7 +527,10 @@ func deafWatcher(p *place) {
 	}
 	deaf.cancel()
 	select {
-	case <-deaf.done:
+	case err := <-deaf.done:
+		if !errors.Is(err, context.Canceled) {
+			p.Errorf("a watch that nobody listens to ends with %v, want %v", err, context.Canceled)
+		}
 	case <-time.After(p.Wait):
 		p.Error("a watch that nobody listens to does not end with its context")
 	}
@@ -554,8 +566,7 @@ func reopened(p *place) {
 	p.start(e, b)
 	w.status(a, mlaas.ReplicaReady)
 	w.status(b, mlaas.ReplicaReady)
-	w.cancel()
-	<-w.done
+	w.leave()
 
 	again := p.Open(p.T)
 	w = p.watch(again)
@@ -583,8 +594,7 @@ func endedUnwatched(p *place) {
 	f := p.fence("worker-0")
 	p.start(e, f)
 	w.status(f, mlaas.ReplicaReady)
-	w.cancel()
-	<-w.done
+	w.leave()
 	p.End(p.T, f, 3)
 	again := p.Open(p.T)
 	if n := p.watch(again).final(f); n.Status != mlaas.ReplicaLost {
