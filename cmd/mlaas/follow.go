@@ -78,6 +78,8 @@ type follower struct {
 	stepsKnown bool
 	firstStep  int64
 	firstAt    time.Time
+	newStep    int64 // the last that was heard of, and when
+	newAt      time.Time
 	saidStep   time.Time
 }
 
@@ -231,6 +233,9 @@ func (f *follower) progress(now time.Time) string {
 		if f.firstAt.IsZero() {
 			f.firstStep, f.firstAt = step, now
 		}
+		if step != f.newStep {
+			f.newStep, f.newAt = step, now
+		}
 		text := fmt.Sprintf("step %d", step)
 		if f.steps > 0 {
 			text = fmt.Sprintf("%3d %%  step %d/%d", min(100, step*100/f.steps), step, f.steps)
@@ -241,8 +246,8 @@ func (f *follower) progress(now time.Time) string {
 	if started := f.run.Status.Started; started != nil && step > 0 {
 		took := span(now.Sub(*started))
 		if done := step - f.firstStep; done > 0 && f.steps > step {
-			left := time.Duration(float64(now.Sub(f.firstAt)) / float64(done) * float64(f.steps-step))
-			took += ", " + span(left) + " left"
+			left := time.Duration(float64(f.newAt.Sub(f.firstAt)) / float64(done) * float64(f.steps-step))
+			took += ", " + span(max(0, left-now.Sub(f.newAt)).Truncate(time.Second)) + " left"
 		}
 		parts = append(parts, took)
 	}
