@@ -133,8 +133,10 @@ func eachSpan(raw []byte, f func(span) error) error {
 	return nil
 }
 
-// A pointIndex is what is at the end of a chunk of points.
+// A pointIndex is what is at the end of a chunk of points. It names the run, so
+// that no two runs have the same chunk and each deletes its own.
 type pointIndex struct {
+	owner   key
 	blocks  [][2]int64 // offset and size
 	entries []pointEntry
 }
@@ -150,6 +152,10 @@ type pointEntry struct {
 	first, last int64 // cursors
 	rising      bool
 	rollups     []item
+}
+
+func (s *Store) newPointWriter(k key) *pointWriter {
+	return &pointWriter{s: s, curves: map[curve]*gathered{}, index: pointIndex{owner: k}}
 }
 
 // A pointWriter makes a chunk of the points of one run.
@@ -245,6 +251,7 @@ func compareReplicas(a, b string) int {
 }
 
 func (x *pointIndex) append(b []byte) []byte {
+	b = appendString(appendString(b, string(x.owner.tenant)), string(x.owner.run))
 	b = binary.AppendUvarint(b, uint64(len(x.blocks)))
 	for _, at := range x.blocks {
 		b = appendInts(b, at[0], at[1])
@@ -278,7 +285,7 @@ func (x *pointIndex) append(b []byte) []byte {
 
 func readPointIndex(b []byte) (*pointIndex, error) {
 	d := decoder{b: b}
-	x := &pointIndex{}
+	x := &pointIndex{owner: key{mlaas.Tenant(d.string()), mlaas.RunID(d.string())}}
 	for range d.uint() {
 		x.blocks = append(x.blocks, [2]int64{d.int(), d.int()})
 		if d.bad {

@@ -92,7 +92,7 @@ func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 		}
 	}
 	if len(p.points) > 0 {
-		metrics, replaced, err := s.sealPoints(ctx, m.Metrics, p)
+		metrics, replaced, err := s.sealPoints(ctx, r.key, m.Metrics, p)
 		if err != nil {
 			return err
 		}
@@ -230,14 +230,14 @@ func (s *Store) eachMention(g *segment, list []mention, f func(span) error) erro
 	return nil
 }
 
-func (s *Store) sealPoints(ctx context.Context, chunks []chunk, p *part) (after, replaced []chunk, err error) {
+func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part) (after, replaced []chunk, err error) {
 	var coming int64
 	for _, m := range p.points {
 		coming += int64(m.n)
 	}
 	n := absorb(chunks, coming, s.segmentBytes()/16, func(c chunk) int64 { return c.N })
 	replaced = chunks[len(chunks)-n:]
-	w := &pointWriter{s: s, curves: map[curve]*gathered{}}
+	w := s.newPointWriter(k)
 	for _, c := range replaced {
 		err := s.eachStretch(ctx, c, func(e *pointEntry, points []point, cursors []int64) {
 			for i := range points {
@@ -245,7 +245,7 @@ func (s *Store) sealPoints(ctx context.Context, chunks []chunk, p *part) (after,
 			}
 		})
 		if _, broken := errors.AsType[*damage](err); broken {
-			w, n, replaced = &pointWriter{s: s, curves: map[curve]*gathered{}}, 0, nil
+			w, n, replaced = s.newPointWriter(k), 0, nil
 			break
 		}
 		if err != nil {
