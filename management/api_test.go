@@ -37,7 +37,8 @@ type api struct {
 // later moves the clock of the server.
 func (a *api) later(d time.Duration) { a.ahead.Add(int64(d)) }
 
-func start(t *testing.T) *api {
+// start starts it; change may alter what it is made of.
+func start(t *testing.T, change ...func(*Management)) *api {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, stop := context.WithCancel(t.Context())
@@ -53,6 +54,9 @@ func start(t *testing.T) *api {
 	m := &Management{Now: func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) }, DB: db, Blob: b, Auth: &auth.Requests{DB: db, Token: token}, Key: bytes.Repeat([]byte{7}, 32),
 		Log: slog.New(slog.DiscardHandler), Series: &series.Store{Dir: filepath.Join(dir, "series"), Blob: b},
 		Catalogue: []Framework{{Name: "python"}, {Name: "tensorflow"}}}
+	for _, c := range change {
+		c(m)
+	}
 	if err := m.Series.Open(); err != nil {
 		t.Fatal(err)
 	}

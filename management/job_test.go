@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,4 +289,73 @@ func TestRunsAtOnce(t *testing.T) {
 	if len(numbers) != 16 || a.told("RunAsked") != 16 {
 		t.Errorf("%d numbers, %d messages", len(numbers), a.told("RunAsked"))
 	}
+}
+
+// full is a store whose disk is full while it is on.
+type full struct {
+	store.Driver
+	on atomic.Bool
+}
+
+func (f *full) Commit(ctx context.Context, b store.Batch) error {
+	if f.on.Load() {
+		return fmt.Errorf("no space left: %w", mlaas.ErrDisk)
+	}
+	return f.Driver.Commit(ctx, b)
+}
+
+func TestDiskFull(t *testing.T) {
+	var f *full
+	a := start(t, func(m *Management) {
+		f = &full{Driver: m.DB}
+		m.DB = f
+	})
+	f.on.Store(true)
+	r := a.do("POST", "/api/job", `{"name": "j"}`, "Idempotency-Key", "k")
+	r.refuses(507, "disk_full", "", "no space left")
+	if r.Header.Get("Retry-After") == "" {
+		t.Error("it is not said when to come again")
+	}
+	a.do("GET", "/api/job", nil).want(200)
+	f.on.Store(false)
+	a.do("POST", "/api/job", `{"name": "j"}`, "Idempotency-Key", "k").want(201)
+}
+
+// What a store fails with is for the log; who asks hears where to look.
+func TestInternal(t *testing.T) {
+	a := start(t, func(m *Management) { m.DB = broken{m.DB} })
+	r := a.do("GET", "/api/job", nil)
+	r.refuses(500, "internal", "", "under the request_id")
+	if strings.Contains(string(r.Body), "page 7") {
+		t.Errorf("%s", r.Body)
+	}
+}
+
+type broken struct{ store.Driver }
+
+func (broken) List(context.Context, store.Query) ([]store.Row, store.Key, error) {
+	return nil, store.Key{}, fmt.Errorf("checksum of page 7")
+}
+
+// A patch of a patch: whatever comes, the job stays one that can be run, and
+// nothing but bad input is blamed.
+func FuzzPatch(f *testing.F) {
+	f.Add(`{"roles": {"ps": {"replicas": 1}}}`)
+	f.Add(`{"name": null}`)
+	f.Add(`{"execution": {"parameters": {"a": 1e400}}}`)
+	f.Add(`{"roles": {"worker": null}, "data": [null]}`)
+	f.Fuzz(func(t *testing.T, patch string) {
+		spec := mlaas.JobSpec{Name: "j"}
+		spec.Complete()
+		out, err := patchSpec(spec, []byte(patch))
+		if err != nil {
+			if mlaas.KindOf(err) == mlaas.ErrInternal {
+				t.Errorf("%q: %v", patch, err)
+			}
+			return
+		}
+		if err := out.Check(); err != nil {
+			t.Errorf("%q: %v", patch, err)
+		}
+	})
 }

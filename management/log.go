@@ -360,6 +360,7 @@ func curvesOut(curves []series.Curve) []Curve {
 type nodeMetricIn struct {
 	nodeIn
 	MetricRange
+	Paging
 }
 
 func (m *Management) nodeMetric(ctx context.Context, in *nodeMetricIn) (*Answer[List[Curve]], error) {
@@ -367,12 +368,13 @@ func (m *Management) nodeMetric(ctx context.Context, in *nodeMetricIn) (*Answer[
 	if err != nil {
 		return nil, err
 	}
-	return m.curves(ctx, r, a.Fence.Replica, in.MetricRange)
+	return m.curves(ctx, r, a.Fence.Replica, in.MetricRange, in.Paging)
 }
 
 type runMetricIn struct {
 	runIn
 	MetricRange
+	Paging
 	Replica string `query:"replica" doc:"Of this replica alone" example:"worker-0"`
 }
 
@@ -381,11 +383,14 @@ func (m *Management) runMetric(ctx context.Context, in *runMetricIn) (*Answer[Li
 	if err != nil {
 		return nil, err
 	}
-	return m.curves(ctx, r, in.Replica, in.MetricRange)
+	return m.curves(ctx, r, in.Replica, in.MetricRange, in.Paging)
 }
 
-func (m *Management) curves(ctx context.Context, r mlaas.Run, replica string, in MetricRange) (*Answer[List[Curve]], error) {
+func (m *Management) curves(ctx context.Context, r mlaas.Run, replica string, in MetricRange, p Paging) (*Answer[List[Curve]], error) {
 	curves, err := m.Series.Points(ctx, series.PointQuery{Tenant: r.Tenant, Run: r.ID, Replica: replica, Key: in.Key,
 		Buckets: min(in.Buckets, 10_000), FromStep: in.From, ToStep: in.To})
-	return whole(curvesOut(curves)), err
+	if err != nil {
+		return nil, err
+	}
+	return part(curvesOut(curves), p)
 }

@@ -81,7 +81,10 @@ func part[T any](all []T, p Paging) (*Answer[List[T]], error) {
 	from := 0
 	if p.Token != "" {
 		text, err := base64.RawURLEncoding.DecodeString(p.Token)
-		if from, err = strconv.Atoi(string(text)); err != nil || from < 0 {
+		if err == nil {
+			from, err = strconv.Atoi(string(text))
+		}
+		if err != nil || from < 0 {
 			return nil, badToken(p.Token)
 		}
 	}

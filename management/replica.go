@@ -88,6 +88,7 @@ func (m *Management) expected(ctx context.Context, r mlaas.Run) ([]mlaas.Replica
 
 type nodesIn struct {
 	jobIn
+	Paging
 	Run    string `query:"run" doc:"Of this run: its id, JOB.7 or 7; the newest where not said"`
 	Status string `query:"status" doc:"Only those of this status" example:"running"`
 }
@@ -99,16 +100,17 @@ func (m *Management) listNodes(ctx context.Context, in *nodesIn) (*Answer[List[R
 	}
 	r, _, err := m.runOf(ctx, j, in.Run)
 	if errors.Is(err, mlaas.ErrNotFound) && in.Run == "" {
-		return whole([]ReplicaView{}), nil // never run: there are none
+		return part([]ReplicaView{}, in.Paging) // never run: there are none
 	}
 	if err != nil {
 		return nil, err
 	}
-	return m.nodes(ctx, r, in.Status)
+	return m.nodes(ctx, r, in.Status, in.Paging)
 }
 
 type runNodesIn struct {
 	runIn
+	Paging
 	Status string `query:"status" doc:"Only those of this status" example:"running"`
 }
 
@@ -117,11 +119,11 @@ func (m *Management) listRunNodes(ctx context.Context, in *runNodesIn) (*Answer[
 	if err != nil {
 		return nil, err
 	}
-	return m.nodes(ctx, r, in.Status)
+	return m.nodes(ctx, r, in.Status, in.Paging)
 }
 
-// nodes are all replicas of a run: a run has few enough for one answer.
-func (m *Management) nodes(ctx context.Context, r mlaas.Run, status string) (*Answer[List[ReplicaView]], error) {
+// nodes are the replicas of a run, in the order of roles.
+func (m *Management) nodes(ctx context.Context, r mlaas.Run, status string, p Paging) (*Answer[List[ReplicaView]], error) {
 	all, err := m.expected(ctx, r)
 	if err != nil {
 		return nil, err
@@ -132,7 +134,7 @@ func (m *Management) nodes(ctx context.Context, r mlaas.Run, status string) (*An
 			views = append(views, viewOfReplica(a))
 		}
 	}
-	return whole(views), nil
+	return part(views, p)
 }
 
 type nodeIn struct {
@@ -199,9 +201,17 @@ func (m *Management) nodeStatus(ctx context.Context, in *nodeIn) (*Answer[Replic
 		Asked: a.Asked, Ready: a.Ready, Started: a.Started, Ended: a.Ended, Heard: a.Heard}}, err
 }
 
-func (m *Management) nodeEvents(ctx context.Context, in *nodeIn) (*Answer[List[mlaas.Event]], error) {
-	_, a, err := m.node(ctx, *in)
-	return whole(a.History), err
+type nodeEventsIn struct {
+	nodeIn
+	Paging
+}
+
+func (m *Management) nodeEvents(ctx context.Context, in *nodeEventsIn) (*Answer[List[mlaas.Event]], error) {
+	_, a, err := m.node(ctx, in.nodeIn)
+	if err != nil {
+		return nil, err
+	}
+	return part(a.History, in.Paging)
 }
 
 // ReplicaResources is what a replica needs, may take, and has used.

@@ -172,8 +172,8 @@ func (m *Management) rescue(w *response, r *http.Request) {
 	if v == nil {
 		return
 	}
-	if v == http.ErrAbortHandler || w.begun {
-		if v != http.ErrAbortHandler {
+	if aborted := v == any(http.ErrAbortHandler); aborted || w.begun {
+		if !aborted {
 			m.log().Error("a handler panicked", "request", requestID(r.Context()), "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 		}
 		panic(http.ErrAbortHandler)
