@@ -430,7 +430,7 @@ func TestEnds(t *testing.T) {
 		{"fails", scripted.Script{FailAt: 3, Exit: 4}, nil, mlaas.ReplicaFailed, "the program ended with exit code 4", 4, true},
 		{"out of memory", scripted.Script{FailAt: 2, OOM: true}, nil, mlaas.ReplicaFailed, "the program used more memory than its ceiling", 137, true},
 		{"is lost", scripted.Script{LostAt: time.Minute}, nil, mlaas.ReplicaLost, "it is gone without a word", -1, true},
-		{"cannot be started", scripted.Script{Broken: "there is no such image"}, nil, mlaas.ReplicaFailed, "there is no such image; it wrote: supervisor of run1-1-worker-0-1", -1, false},
+		{"cannot be started", scripted.Script{Broken: "there is no such image"}, nil, mlaas.ReplicaFailed, "there is no such image", -1, false},
 		{"cannot start its program", scripted.Script{Refuse: "package nosuch does not exist"}, nil, mlaas.ReplicaFailed, "package nosuch does not exist", -1, false},
 		{"has no such secret", scripted.Script{}, func(r *mlaas.Run) {
 			r.Spec.Environment.Secrets = []mlaas.SecretUse{{Secret: "missing", Variable: "X"}}
@@ -1099,6 +1099,14 @@ func TestAfterTheEnd(t *testing.T) {
 		line.Send(h.ctx, mlaas.Up{Phase: &mlaas.Phase{Status: mlaas.ReplicaSucceeded, Program: true, ExitCode: &zero}})
 		line.Close()
 		h.status(r, "worker-0", 10*time.Second, mlaas.ReplicaSucceeded)
+	})
+	bubble(t, mute, func(h *house) { // it never called: what it wrote says why
+		r := run("run1", map[string]int{"worker": 1})
+		h.place.End(h.silent(r, 1), 3)
+		rep := h.status(r, "worker-0", 10*time.Second, mlaas.ReplicaLost)
+		if rep.Reason != "its supervisor ended with exit code 3; it wrote: supervisor of run1-1-worker-0-1" {
+			t.Errorf("says %q", rep.Reason)
+		}
 	})
 	bubble(t, mute, func(h *house) {
 		r := run("run1", map[string]int{"worker": 1})

@@ -58,7 +58,7 @@ func chaos(t *testing.T, seed uint64) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		over := make(chan struct{})
 		var runs, storm sync.WaitGroup
-		for i := range 4 {
+		for i := range 3 {
 			r := run(mlaas.RunID(fmt.Sprintf("run%d", i)), map[string]int{"worker": 3})
 			runs.Go(func() { h.live(r) })
 		}

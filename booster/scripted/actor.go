@@ -75,7 +75,6 @@ func (a *actor) run(ctx context.Context) {
 	e := a.e
 	e.mu.Lock()
 	a.phase = mlaas.Phase{Status: mlaas.ReplicaReady, Reason: "waiting for its code", At: e.Now().UTC()}
-	fmt.Fprintf(&a.log, "supervisor of %s\n", a.spec.Fence)
 	e.mu.Unlock()
 	err := a.live(ctx)
 	if ctx.Err() != nil {
@@ -115,6 +114,9 @@ func (a *actor) live(ctx context.Context) error {
 	if err := pause(ctx, a.part.Slow); err != nil {
 		return err
 	}
+	a.e.mu.Lock()
+	fmt.Fprintf(&a.log, "supervisor of %s\n", a.spec.Fence)
+	a.e.mu.Unlock()
 	a.outside(mlaas.ReplicaReady, "its supervisor runs")
 	g, ctx := errgroup.WithContext(ctx)
 	if !a.part.Silent {
