@@ -129,8 +129,8 @@ func TestBadCode(t *testing.T) {
 	var bomb bytes.Buffer
 	bz := gzip.NewWriter(&bomb)
 	bt := tar.NewWriter(bz)
-	bt.WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Size: 64 << 20, Mode: 0o644})
-	io.CopyN(bt, zeros{}, 64<<20)
+	bt.WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Size: 8 << 20, Mode: 0o644})
+	io.CopyN(bt, zeros{}, 8<<20)
 	bt.Close()
 	bz.Close()
 	whole := zipOf(t, nil, "main.py")

@@ -47,7 +47,8 @@ type Management struct {
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
 
-	hub hub
+	hub       hub
+	documents documents
 }
 
 // Info is what management cannot find out by itself.

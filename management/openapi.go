@@ -2,13 +2,13 @@ package management
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -368,20 +368,38 @@ func (rt route) refusals(op *huma.Operation) map[int]string {
 	return all
 }
 
+// documents is the document as text, made once.
+type documents struct {
+	once       sync.Once
+	json, yaml []byte
+	err        error
+}
+
+func (m *Management) documented() *documents {
+	d := &m.documents
+	d.once.Do(func() {
+		doc := m.OpenAPI()
+		if d.json, d.err = json.Marshal(doc); d.err == nil {
+			d.yaml, d.err = doc.YAML()
+		}
+	})
+	return d
+}
+
 func (m *Management) openapiJSON(w http.ResponseWriter, _ *http.Request, _ *noIn) error {
-	text, err := json.Marshal(m.OpenAPI())
-	if err != nil {
-		return err
+	d := m.documented()
+	if d.err != nil {
+		return d.err
 	}
-	return document(w, "application/json", text)
+	return document(w, "application/json", d.json)
 }
 
 func (m *Management) openapiYAML(w http.ResponseWriter, _ *http.Request, _ *noIn) error {
-	text, err := m.OpenAPI().YAML()
-	if err != nil {
-		return fmt.Errorf("openapi: %w", err)
+	d := m.documented()
+	if d.err != nil {
+		return d.err
 	}
-	return document(w, "application/yaml", text)
+	return document(w, "application/yaml", d.yaml)
 }
 
 func document(w http.ResponseWriter, media string, text []byte) error {

@@ -102,12 +102,15 @@ func TestNobody(t *testing.T) {
 	}
 	for _, rt := range a.routes() {
 		method, pattern, _ := strings.Cut(rt.Call, " ")
+		if rt.Policy == auth.Public {
+			continue
+		}
 		path := wildcard.ReplaceAllString(pattern, "x")
 		for who, headers := range as {
 			r := a.do(method, path, "{}", headers...)
-			if known := rt.Policy == auth.Public; !known && (r.Status != 401 || r.Header.Get("WWW-Authenticate") == "") {
+			if r.Status != 401 || r.Header.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s as %s: %d", rt.Call, who, r.Status)
-			} else if !known && method != "HEAD" {
+			} else if method != "HEAD" {
 				r.is("error_code", "unauthorized")
 			}
 		}

@@ -474,13 +474,13 @@ func streamOf(kind byte) string {
 }
 
 // from is c without what comes before the spool number first.
-func (c *piece) from(first int64) *piece {
-	skip := first - c.first
-	rest := &piece{key: c.key, fence: c.fence, kind: c.kind, first: first}
-	if c.kind == kindLines {
-		rest.raw = c.raw[skip:]
+func (p *piece) from(first int64) *piece {
+	skip := first - p.first
+	rest := &piece{key: p.key, fence: p.fence, kind: p.kind, first: first}
+	if p.kind == kindLines {
+		rest.raw = p.raw[skip:]
 	} else {
-		rest.points = c.points[skip:]
+		rest.points = p.points[skip:]
 	}
 	rest.fill()
 	return rest

@@ -145,7 +145,7 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"seal": func(rt *rapid.T) {
-				if err := s.Seal(t.Context()); err != nil {
+				if err := s.Flush(t.Context()); err != nil {
 					rt.Fatal(err)
 				}
 			},

@@ -113,7 +113,7 @@ func again(t testing.TB, old *series.Store) *series.Store {
 // seal runs the store until everything that is full is sealed.
 func seal(t testing.TB, s *series.Store) {
 	t.Helper()
-	if err := s.Seal(t.Context()); err != nil {
+	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -65,7 +65,7 @@ func (d *HTTPDoor) start() {
 // Dial begins a conversation over a WebSocket.
 func (d *HTTPDoor) Dial(ctx context.Context) (mlaas.Line[mlaas.Up, mlaas.Down], error) {
 	d.once.Do(d.start)
-	c, answer, err := websocket.Dial(ctx, d.base+"/door/line", &websocket.DialOptions{
+	c, answer, err := websocket.Dial(ctx, d.base+"/door/line", &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
 		HTTPClient: d.client,
 		HTTPHeader: http.Header{"Authorization": {"Bearer " + d.Token}},
 	})

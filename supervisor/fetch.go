@@ -211,7 +211,7 @@ type netReader struct{ r io.Reader }
 
 func (n netReader) Read(p []byte) (int, error) {
 	c, err := n.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", mlaas.ErrUnavailable, err)
 	}
 	return c, err

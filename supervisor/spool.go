@@ -110,13 +110,13 @@ func (s *spool[T]) scan(first int64) (part, error) {
 	for {
 		chunk, err := r.ReadSlice('\n')
 		line += int64(len(chunk))
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			p.count++
 			p.size += line
 			line = 0
-		case bufio.ErrBufferFull:
-		case io.EOF:
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
 			return p, nil
 		default:
 			return p, err
@@ -176,9 +176,11 @@ func (s *spool[T]) put(items []T, limit int64) error {
 	}
 	if _, err := s.file.Write(s.buf); err != nil {
 		// Part of it may be on disk: what follows must not be glued to it.
-		s.file.Truncate(last.size)
-		s.file.Seek(last.size, io.SeekStart)
-		return err
+		cut := s.file.Truncate(last.size)
+		if cut == nil {
+			_, cut = s.file.Seek(last.size, io.SeekStart)
+		}
+		return errors.Join(err, cut)
 	}
 	last.size += int64(len(s.buf))
 	last.count += int64(len(items))
@@ -288,7 +290,7 @@ func (s *spool[T]) read(seq int64) ([]byte, error) {
 	}
 	for {
 		line, err := s.reader.buf.ReadSlice('\n')
-		if err == bufio.ErrBufferFull {
+		if errors.Is(err, bufio.ErrBufferFull) {
 			head := bytes.Clone(line)
 			line, err = s.reader.buf.ReadBytes('\n')
 			line = append(head, line...)

@@ -386,8 +386,7 @@ func (s *Supervisor) log(lines ...mlaas.LogLine) {
 			s.full = s.lines.insist(s.words("lines are dropped until there is room: "+err.Error())) == nil
 		}
 	case s.full:
-		s.full = false
-		s.lines.insist(s.words(fmt.Sprintf("%d lines and points have been dropped so far; there is room again", s.dropped)))
+		s.full = s.lines.insist(s.words(fmt.Sprintf("%d lines and points have been dropped so far; there is room again", s.dropped))) != nil
 	}
 	s.poke()
 }

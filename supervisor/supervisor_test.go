@@ -96,7 +96,7 @@ func line(i int64) mlaas.LogLine {
 // after it was opened again with a torn last line.
 func TestSpool(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "spool")
+		dir, err := os.MkdirTemp("", "spool") //nolint:usetesting // a property has no T of its own
 		if err != nil {
 			t.Fatal(err)
 		}

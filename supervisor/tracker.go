@@ -106,7 +106,7 @@ func (t *tracker) close() {
 	<-t.closed
 	t.mu.Lock()
 	for c := range t.conns {
-		c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		c.SetReadDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // or it is closed already
 	}
 	t.mu.Unlock()
 	t.done.Wait()
@@ -129,9 +129,9 @@ func (t *tracker) serve(c *net.UnixConn) {
 	for {
 		line, err := r.ReadSlice('\n')
 		switch {
-		case err == bufio.ErrBufferFull && len(long) > maxMessage:
+		case errors.Is(err, bufio.ErrBufferFull) && len(long) > maxMessage:
 			skip, long = true, long[:0]
-		case err == bufio.ErrBufferFull:
+		case errors.Is(err, bufio.ErrBufferFull):
 			if !skip {
 				long = append(long, line...)
 			}

@@ -415,7 +415,7 @@ type checked struct {
 func (c *checked) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	c.sum.Write(p[:n])
-	if err == io.EOF && blob.Sum(c.sum.Sum(nil)) != c.want {
+	if errors.Is(err, io.EOF) && blob.Sum(c.sum.Sum(nil)) != c.want {
 		err = fmt.Errorf("blob %s is %w", c.want, blob.ErrDamaged)
 	}
 	return n, err

@@ -332,7 +332,7 @@ func fork(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
 // kill ends every process of the groups and returns when they are empty.
 func (g *group) kill(ctx context.Context) error {
 	if g.h.two != "" { // at one stroke, where the kernel knows how (5.14)
-		write(filepath.Join(g.h.two, ours, g.name), "cgroup.kill", "1")
+		write(filepath.Join(g.h.two, ours, g.name), "cgroup.kill", "1") //nolint:errcheck // else one by one, below
 	}
 	for {
 		var watches []*processWatch

@@ -151,7 +151,7 @@ func (r *replica) launch(args ...string) (*processWatch, error) {
 		return nil, err
 	}
 	go func() {
-		begun.Read(make([]byte, 1)) // until it is closed
+		io.ReadFull(begun, make([]byte, 1)) //nolint:errcheck // it is closed, and that is all that is waited for
 		begun.Close()
 		r.ready()
 	}()
@@ -202,7 +202,9 @@ func (r *replica) await(w *processWatch) {
 // program died with it, and what both left is delivered before the loss is
 // told.
 func (r *replica) died(code *int, reason string) {
-	r.killAll(context.Background())
+	if err := r.killAll(context.Background()); err != nil {
+		r.e.Log.Warn("something of a replica is left", "replica", r.about.Fence, "error", err)
+	}
 	r.draining = true
 	lost := end{Status: mlaas.ReplicaLost, Reason: reason, ExitCode: code}
 	w, err := r.launch("--drain")
@@ -243,7 +245,9 @@ func (r *replica) over(x *end, reason string) {
 		x = &end{Status: mlaas.ReplicaLost, Reason: reason}
 	}
 	x.At = r.e.Now().UTC()
-	r.killAll(context.Background())
+	if err := r.killAll(context.Background()); err != nil {
+		r.e.Log.Warn("something of a replica is left", "replica", r.about.Fence, "error", err)
+	}
 	if err := supervisor.WriteFile(filepath.Join(r.folder, endFile), x); err != nil {
 		r.e.Log.Warn("the end of a replica could not be written down", "replica", r.about.Fence, "error", err)
 	}

@@ -190,6 +190,7 @@ func (p platform) info(x *parts) (management.Info, error) {
 // content by a hard link count once.
 func folderSize(root string) (size mlaas.Bytes) {
 	seen := map[uint64]bool{}
+	//nolint:errcheck // what cannot be read is not counted
 	filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil // it went meanwhile

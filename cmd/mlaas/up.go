@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -165,7 +164,9 @@ func (p platform) Run(ctx context.Context) error {
 		// What is in flight may end; what follows the log of a run would never.
 		short, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer stop()
-		public.Shutdown(short)
+		if err := public.Shutdown(short); err != nil {
+			p.Log.Debug("requests are cut off", "err", err)
+		}
 		public.Close()
 		private.Close()
 		return nil
@@ -311,13 +312,4 @@ func nodeName() string {
 		return "this-" + runtime.GOOS
 	}
 	return name
-}
-
-// pythonHere is the interpreter that replicas use where their job names none.
-func pythonHere() string {
-	path, err := exec.LookPath("python3")
-	if err != nil {
-		return ""
-	}
-	return path
 }

@@ -52,7 +52,7 @@ type torture struct {
 	crashes     int
 	serial      int
 	mu          sync.Mutex
-	again       []asked // rounds that the platform died in, to be asked again with the same keys
+	again       []asked      // rounds that the platform died in, to be asked again with the same keys
 	log         bytes.Buffer // what the platform wrote, shown when something is found
 }
 
