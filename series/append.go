@@ -473,7 +473,7 @@ func streamOf(kind byte) string {
 	return mlaas.MetricStream
 }
 
-// from is c without what comes before the spool number first.
+// from is p without what comes before the spool number first.
 func (p *piece) from(first int64) *piece {
 	skip := first - p.first
 	rest := &piece{key: p.key, fence: p.fence, kind: p.kind, first: first}
