@@ -371,7 +371,10 @@ func (c *cli) summary(ctx context.Context, cl *client.Client, run client.Run) {
 		c.say("  kept     %s", strings.Join(kept, " · "))
 	}
 	next := []string{"mlaas metrics " + name, "mlaas logs " + name}
-	if s.State == mlaas.Failed {
+	switch {
+	case s.State == mlaas.Failed && len(s.Attempts) == 0:
+		next = []string{"mlaas cluster ls", "mlaas job edit " + run.JobName}
+	case s.State == mlaas.Failed:
 		next = []string{"mlaas replicas " + name, "mlaas logs " + name + " --tail 50"}
 	}
 	c.say("  next     %s", strings.Join(next, "   "))

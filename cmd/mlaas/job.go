@@ -152,7 +152,7 @@ func describe(j mlaas.Job, runs []client.Run) string {
 		line("state", standing(j.Status.State, j.Status.Reason))
 	}
 	line("program", first(strings.Join(j.Execution.Command, " "), "the entry file of its code"))
-	line("environment", first(j.Environment.Image, join(" with Python ", j.Environment.Framework, j.Environment.Python)+" "+strings.Join(j.Environment.Packages, " ")))
+	line("environment", first(j.Environment.Image, join(" ", join(" with Python ", j.Environment.Framework, j.Environment.Python), strings.Join(j.Environment.Packages, " "))))
 	for _, name := range mlaas.RoleOrder {
 		if r := j.Roles[name]; r != nil {
 			line(name, replicas(r)+", "+perReplica(r))

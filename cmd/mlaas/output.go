@@ -164,7 +164,14 @@ func ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return span(now.Sub(t).Truncate(time.Second)) + " ago"
+	d := now.Sub(t)
+	switch {
+	case d < time.Second:
+		return "now"
+	case d < 10*time.Second:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	}
+	return span(d) + " ago"
 }
 
 // standing is a state with the sentence that explains it, unless that begins

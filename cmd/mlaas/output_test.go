@@ -202,6 +202,15 @@ func TestAmounts(t *testing.T) {
 	}
 }
 
+func TestAgo(t *testing.T) {
+	now := time.Now()
+	for past, want := range map[time.Duration]string{0: "now", 4 * time.Second: "4 s ago", 90 * time.Second: "1m 30s ago", 72 * time.Hour: "3 days ago"} {
+		if got := ago(now, now.Add(-past)); got != want {
+			t.Errorf("%v past is %q, want %q", past, got, want)
+		}
+	}
+}
+
 func TestMeant(t *testing.T) {
 	names := []string{"mnist", "bert", "resnet-50"}
 	for typed, want := range map[string]string{"mnsit": "mnist", "mnis": "mnist", "brt": "bert", "resnet": "resnet-50", "xyz": "", "foo": ""} {

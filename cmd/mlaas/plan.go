@@ -530,17 +530,18 @@ func perReplica(r *mlaas.Role) string {
 	return strings.TrimSpace(text)
 }
 
+// because says who decided what each replica of a role needs.
 func because(flags []string, r *mlaas.Role, kept string) string {
-	var why []string
-	why = append(why, flags...)
-	rest := r.CPU == nil || r.Memory == nil
+	why := strings.Join(flags, ", ")
 	switch {
-	case rest:
-		why = append(why, "defaults to be placed by, no ceiling")
-	case len(flags) == 0:
-		why = append(why, kept)
+	case r.CPU == nil && r.Memory == nil:
+		return join("; ", why, "defaults to be placed by, no ceiling")
+	case r.CPU == nil:
+		return join("; ", first(why, kept), "cpu by default, no ceiling")
+	case r.Memory == nil:
+		return join("; ", first(why, kept), "memory by default, no ceiling")
 	}
-	return strings.Join(why, ", ")
+	return first(why, kept)
 }
 
 func (s *specFlags) environment(p *plan, src *source, kept string, env func(string) (string, bool)) error {
