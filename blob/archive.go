@@ -30,7 +30,7 @@ func PutArchive(ctx context.Context, d Driver, r io.Reader, format string, most 
 	most = most.orDefault()
 	packed, err := os.CreateTemp("", "mlaas-archive-")
 	if err != nil {
-		return nil, err
+		return nil, full(err)
 	}
 	defer packed.Close()
 	if err := os.Remove(packed.Name()); err != nil { // it goes with us, however we end
@@ -38,7 +38,7 @@ func PutArchive(ctx context.Context, d Driver, r io.Reader, format string, most 
 	}
 	size, err := io.Copy(packed, &upTo{ctx, r, int64(most.Bytes)})
 	if err != nil {
-		return nil, fmt.Errorf("read the archive: %w", err)
+		return nil, fmt.Errorf("read the archive: %w", full(err))
 	}
 	a := &archive{ctx: ctx, packed: packed, size: size, most: most}
 	if a.walk, err = a.kind(format); err != nil {

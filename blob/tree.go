@@ -279,6 +279,14 @@ func WriteTree(ctx context.Context, d Driver, digest mlaas.Digest, dir string) (
 	return t, g.Wait()
 }
 
+// full makes the kind of an error that says there is no room.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, mlaas.ErrDisk)
+	}
+	return err
+}
+
 func writeFile(ctx context.Context, d Driver, root *os.Root, f mlaas.File) error {
 	r, err := d.Get(ctx, f.Digest, 0)
 	if err != nil {
@@ -301,9 +309,9 @@ func writeFile(ctx context.Context, d Driver, root *os.Root, f mlaas.File) error
 	n, err := io.CopyBuffer(io.MultiWriter(out, sum), r, make([]byte, 128<<10))
 	switch {
 	case err != nil:
-		return fmt.Errorf("file %s: %w", f.Path, err)
+		return fmt.Errorf("file %s: %w", f.Path, full(err))
 	case n != f.Size || Sum(sum.Sum(nil)) != f.Digest:
 		return fmt.Errorf("file %s: blob %s of %d bytes is %w", f.Path, f.Digest, f.Size, ErrDamaged)
 	}
-	return out.Close()
+	return full(out.Close())
 }

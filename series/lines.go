@@ -295,10 +295,11 @@ func (l *lookup) missing(from, to int64, at time.Time) Line {
 	} else {
 		line.Seq = to
 	}
-	line.Text = fmt.Sprintf("%d lines are not kept any more: a run keeps %s of log, and old runs make room for new ones.", to-from+1, mlaas.Bytes(l.s.logBytes()))
+	what := fmt.Sprintf("%d lines are", to-from+1)
 	if to == from {
-		line.Text = fmt.Sprintf("1 line is not kept any more: a run keeps %s of log, and old runs make room for new ones.", mlaas.Bytes(l.s.logBytes()))
+		what = "1 line is"
 	}
+	line.Text = fmt.Sprintf("%s not here any more: a run keeps %s of log, old runs make room for new ones, and a damaged disk loses some.", what, mlaas.Bytes(l.s.logBytes()))
 	return line
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -31,7 +32,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type memory struct {
 	mu    sync.Mutex
 	blobs map[mlaas.Digest][]byte
-	fail  error // of Put
+	fail  error  // of Put
+	event func() // before Put and Delete return
 }
 
 func newMemory() *memory { return &memory{blobs: map[mlaas.Digest][]byte{}} }
@@ -48,6 +50,9 @@ func (m *memory) Put(_ context.Context, r io.Reader, _ mlaas.Digest) (mlaas.Dige
 	}
 	d := blob.Name(data)
 	m.blobs[d] = data
+	if m.event != nil {
+		m.event()
+	}
 	return d, int64(len(data)), nil
 }
 
@@ -86,6 +91,9 @@ func (m *memory) Delete(_ context.Context, d mlaas.Digest) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.blobs, d)
+	if m.event != nil {
+		m.event()
+	}
 	return nil
 }
 
@@ -592,7 +600,7 @@ func TestLimitOnLog(t *testing.T) {
 				n := max(l.Seq, l.Cursor)
 				if l.Stream == "platform" {
 					gaps++
-					want := fmt.Sprintf("%d lines are not kept any more: a run keeps 80000 of log, and old runs make room for new ones.", n-next+1)
+					want := fmt.Sprintf("%d lines are not here any more: a run keeps 80000 of log, old runs make room for new ones, and a damaged disk loses some.", n-next+1)
 					if l.Text != want {
 						t.Errorf("it says %q, want %q", l.Text, want)
 					}
@@ -642,7 +650,7 @@ func TestTrim(t *testing.T) {
 	if err != nil || freed <= 0 || s.Usage() != before-freed {
 		t.Errorf("it frees %d of %d, %v; %d are left", freed, before, err, s.Usage())
 	}
-	for i, want := range []string{"", "200 lines are not kept any more", "", ""} {
+	for i, want := range []string{"", "200 lines are not here any more", "", ""} {
 		got := lines(t, s, series.LineQuery{Run: mlaas.RunID(fmt.Sprintf("run%d", i)), Last: 300})
 		if (want == "") != (len(got) == 200) || want != "" && !strings.HasPrefix(got[0].Text, want) {
 			t.Errorf("run%d has %d lines", i, len(got))
@@ -897,6 +905,66 @@ func TestTornTail(t *testing.T) {
 			s.Close()
 		}
 	}
+}
+
+// A crash in the middle of sealing: with a chunk that no manifest names, and
+// with a manifest whose segment is still there.
+func TestCrashWhileSealing(t *testing.T) {
+	s := open(t, &series.Store{})
+	place := s.Blob.(*memory)
+	w := fence("worker-0", 1)
+	type crash struct {
+		dir   string
+		blobs map[mlaas.Digest][]byte
+		n     int64
+	}
+	var crashes []crash
+	n := int64(0)
+	place.event = func() {
+		dir := t.TempDir()
+		copyStore(t, s.Dir, dir)
+		crashes = append(crashes, crash{dir, maps.Clone(place.blobs), n})
+	}
+	for n < 6 {
+		add(t, s, logFrame(w, n+1, fmt.Sprintf("line %d", n+1)), pointFrame(w, n+1, pt("x", n+1, float64(n+1))))
+		n++
+		seal(t, s)
+	}
+	if len(crashes) < 15 {
+		t.Errorf("there were %d moments to crash at", len(crashes))
+	}
+	for i, c := range crashes {
+		s := open(t, &series.Store{Dir: c.dir, Blob: &memory{blobs: c.blobs}})
+		for range 2 { // as it was, and when it is sealed after all
+			for k, l := range lines(t, s, series.LineQuery{Limit: 100}) {
+				if l.Cursor != int64(k+1) || l.Text != fmt.Sprintf("line %d", k+1) {
+					t.Fatalf("crash %d: line %d is %+v", i, k+1, l)
+				}
+			}
+			got, err := s.RunPoints(t.Context(), tenant, "run", 1, 100)
+			if err != nil || int64(len(got)) != c.n {
+				t.Fatalf("crash %d: %d points, %v, want %d", i, len(got), err, c.n)
+			}
+			if log, metric := s.Durable(w); log != c.n || metric != c.n {
+				t.Fatalf("crash %d: durable are %d, %d, want %d", i, log, metric, c.n)
+			}
+			k, err := s.Kept(t.Context(), tenant, "run")
+			if err != nil || k.Lines != c.n || k.Points != c.n {
+				t.Fatalf("crash %d: kept is %+v, %v, want %d", i, k, err, c.n)
+			}
+			seal(t, s)
+		}
+	}
+}
+
+func TestOneProcess(t *testing.T) {
+	s := open(t, &series.Store{})
+	two := &series.Store{Dir: s.Dir, Blob: s.Blob}
+	if err := two.Open(); !errors.Is(err, mlaas.ErrConflict) || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("it says %v", err)
+	}
+	s.Close()
+	again(t, s)
 }
 
 func TestFlippedBit(t *testing.T) {

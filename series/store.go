@@ -38,6 +38,7 @@ type Store struct {
 	MaxKeys      int   // metric names kept of one run; 0: 10,000
 
 	root     *os.Root
+	held     *os.File // the lock on Dir
 	pack     *zstd.Encoder
 	unpack   *zstd.Decoder
 	index    cache
@@ -184,12 +185,27 @@ func (s *Store) Open() error {
 	if s.root, err = os.OpenRoot(s.Dir); err != nil {
 		return err
 	}
-	if err = s.makeFolder(manifests); err == nil {
+	if err = s.lock(); err == nil {
+		err = s.makeFolder(manifests)
+	}
+	if err == nil {
 		err = s.replay()
 	}
 	if err != nil {
-		s.Close()
+		_ = s.Close()
 		return fmt.Errorf("open the series in %s: %w", s.Dir, full(err))
+	}
+	return nil
+}
+
+// lock keeps other processes out of Dir, which would write to the same files,
+// until this one ends or closes the store.
+func (s *Store) lock() (err error) {
+	if s.held, err = s.root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(s.held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("another process uses it (%w): %w", err, mlaas.ErrConflict)
 	}
 	return nil
 }
@@ -207,6 +223,9 @@ func (s *Store) Close() error {
 	}
 	s.full, s.active, s.runs = nil, nil, map[key]*run{}
 	s.unpack.Close()
+	if s.held != nil {
+		s.held.Close()
+	}
 	return errors.Join(s.pack.Close(), s.root.Close())
 }
 
