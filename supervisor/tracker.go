@@ -106,7 +106,7 @@ func (t *tracker) close() {
 	<-t.closed
 	t.mu.Lock()
 	for c := range t.conns {
-		c.SetReadDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // or it is closed already
+		c.SetReadDeadline(time.Now().Add(2 * time.Second))
 	}
 	t.mu.Unlock()
 	t.done.Wait()
