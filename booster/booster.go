@@ -313,8 +313,9 @@ func (b *Booster) each(ctx context.Context, replicas []mlaas.Replica, f func(con
 	return g.Wait()
 }
 
-// begin starts one replica. That it cannot be started is its end; that we are
-// ending is an error.
+// begin starts one replica. That it cannot be started is its end: the user's
+// fault where what was asked for cannot be, and otherwise a loss, which another
+// attempt may mend. That we are ending is an error.
 func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) error {
 	p, role := b.places[r.Cluster], run.Spec.Roles[r.Role]
 	var err error
@@ -334,8 +335,12 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 		return err
 	}
 	b.Log.Warn("a replica could not be started", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+	status := mlaas.ReplicaLost
+	if slices.Contains([]*mlaas.Kind{mlaas.ErrInvalid, mlaas.ErrNotFound, mlaas.ErrForbidden, mlaas.ErrTooLarge}, mlaas.KindOf(err)) {
+		status = mlaas.ReplicaFailed
+	}
 	_, err = b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
-		b.move(r, mlaas.ReplicaFailed, "it could not be started on "+r.Cluster+": "+sentence(err))
+		b.move(r, status, "it could not be started on "+r.Cluster+": "+sentence(err))
 		return store.Batch{}
 	})
 	return known(err)

@@ -465,19 +465,35 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-func TestNoSuchCluster(t *testing.T) {
-	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
-		r := run("run1", map[string]int{"worker": 1})
-		h.ask(r, 1)
-		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
-		r2 := run("run2", map[string]int{"worker": 1})
-		h.place.Fail(errors.New("the link is down"))
-		h.ask(r2, 1)
-		rep := h.status(r2, "worker-0", time.Minute, mlaas.ReplicaFailed)
-		if rep.Reason != "it could not be started on stage: the link is down" {
-			t.Errorf("says %q", rep.Reason)
-		}
-	})
+// What cannot be, however often it is tried, fails; what another attempt may
+// mend is lost, and is not the user's fault.
+func TestNotStarted(t *testing.T) {
+	tests := []struct {
+		err    error
+		status mlaas.ReplicaStatus
+		reason string
+	}{
+		{errors.New("the link is down"), mlaas.ReplicaLost, "it could not be started on stage: the link is down"},
+		{fmt.Errorf("no answer: %w", mlaas.ErrUnavailable), mlaas.ReplicaLost, "it could not be started on stage: no answer"},
+		{fmt.Errorf("no room: %w", mlaas.ErrDisk), mlaas.ReplicaLost, "it could not be started on stage: no room"},
+		{mlaas.Invalid("environment.image", "no image", "x"), mlaas.ReplicaFailed, `it could not be started on stage: environment.image is "x", want no image`},
+		{fmt.Errorf("image x: %w", mlaas.ErrNotFound), mlaas.ReplicaFailed, "it could not be started on stage: image x"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.reason, func(t *testing.T) {
+			bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+				r := run("run1", map[string]int{"worker": 1})
+				h.ask(r, 1)
+				h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
+				r2 := run("run2", map[string]int{"worker": 1})
+				h.place.Fail(tt.err)
+				h.ask(r2, 1)
+				if rep := h.status(r2, "worker-0", time.Minute, tt.status); rep.Reason != tt.reason || rep.Program {
+					t.Errorf("says %q, program %t", rep.Reason, rep.Program)
+				}
+			})
+		})
+	}
 }
 
 // An attempt of the past is refused, however long it goes on talking.

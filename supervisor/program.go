@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -218,9 +219,17 @@ func (s *Supervisor) variables(start mlaas.Start, run *Runtime, socket string) [
 	if v["TMPDIR"] == "" {
 		delete(v, "TMPDIR")
 	}
+	own := maps.Clone(v)
 	maps.Copy(v, start.Environment.Variables)
 	maps.Copy(v, start.Secrets)
 	maps.Copy(v, start.Program.Variables)
+	// Where programs and modules are found: the user's first, and ours still.
+	for _, name := range []string{"PATH", "PYTHONPATH"} {
+		v[name] = joinPaths(v[name], own[name])
+		if v[name] == "" {
+			delete(v, name)
+		}
+	}
 	maps.Copy(v, map[string]string{
 		"MLAAS_RUN": string(s.Fence.Run), "MLAAS_JOB": string(s.Job), "MLAAS_REPLICA": s.Fence.Replica,
 		"MLAAS_ROLE": role, "MLAAS_INDEX": strconv.Itoa(index), "MLAAS_EPOCH": strconv.Itoa(s.Fence.Epoch),
@@ -237,6 +246,19 @@ func (s *Supervisor) variables(start mlaas.Start, run *Runtime, socket string) [
 		env = append(env, k+"="+v[k])
 	}
 	return env
+}
+
+// joinPaths is the folders of all lists, each once.
+func joinPaths(lists ...string) string {
+	var all []string
+	for _, list := range lists {
+		for _, dir := range filepath.SplitList(list) {
+			if dir != "" && !slices.Contains(all, dir) {
+				all = append(all, dir)
+			}
+		}
+	}
+	return strings.Join(all, string(filepath.ListSeparator))
 }
 
 // run starts the program and waits until it ended and everything it wrote is
@@ -645,14 +667,14 @@ func (s *Supervisor) outOfMemory() string {
 	if s.Ceiling.Memory == 0 {
 		return fmt.Sprintf("out of memory: the machine has no more, and it used %s", human(u.Peak))
 	}
-	return fmt.Sprintf("out of memory: its ceiling is %s, it used %s", s.Ceiling.Memory, human(u.Peak))
+	return fmt.Sprintf("out of memory: its ceiling is %s, it used %s", human(s.Ceiling.Memory), human(u.Peak))
 }
 
 // human rounds: nobody wants to read 268431360.
 func human(b mlaas.Bytes) string {
 	switch v := float64(b); {
 	case v >= 1<<30:
-		return strconv.FormatFloat(v/(1<<30), 'f', 1, 64) + "Gi"
+		return strconv.FormatFloat(math.Round(v/(1<<30)*10)/10, 'f', -1, 64) + "Gi"
 	case v >= 1<<20:
 		return strconv.FormatFloat(v/(1<<20), 'f', 0, 64) + "Mi"
 	}

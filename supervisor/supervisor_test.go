@@ -278,6 +278,30 @@ func TestEntry(t *testing.T) {
 }
 
 // Two supervisors of one folder: one of them runs the program.
+// What the user adds to the paths comes first; ours stay, or the program could
+// not import mlaas.
+func TestVariables(t *testing.T) {
+	s := &Supervisor{Config: Config{Folder: "/r", Fence: mlaas.Fence{Run: "r", Epoch: 1, Replica: "worker-0"}}}
+	ours := map[string]string{"PATH": "/venv/bin:/usr/bin", "PYTHONPATH": "/lib/mlaas"}
+	tests := []struct {
+		user         map[string]string
+		path, python string
+	}{
+		{nil, "/venv/bin:/usr/bin", "/lib/mlaas"},
+		{map[string]string{"PYTHONPATH": "src:/x"}, "/venv/bin:/usr/bin", "src:/x:/lib/mlaas"},
+		{map[string]string{"PYTHONPATH": "", "PATH": "/mine:/usr/bin"}, "/mine:/usr/bin:/venv/bin", "/lib/mlaas"},
+	}
+	for _, tt := range tests {
+		start := mlaas.Start{Environment: mlaas.Environment{Variables: tt.user}}
+		env := s.variables(start, &Runtime{Variables: ours}, "/r/run/mlaas.sock")
+		for _, want := range []string{"PATH=" + tt.path, "PYTHONPATH=" + tt.python, "MLAAS_REPLICA=worker-0"} {
+			if !slices.Contains(env, want) {
+				t.Errorf("%v: no %s in %q", tt.user, want, env)
+			}
+		}
+	}
+}
+
 func TestClaim(t *testing.T) {
 	dir := t.TempDir()
 	lock, err := Claim(t.Context(), dir)
