@@ -22,6 +22,18 @@ func TestReadJob(t *testing.T) {
 		{`{"name": "a", "data": [{"name": "x", "source": 7}]}`, "data[0].source", "data[0].source is 7, want a text"},
 		{`{"name": "a", "environment": {"packages": "numpy"}}`, "environment.packages", `environment.packages is "numpy", want a list`},
 		{`{"name": "a", "execution": {"priority": 1.5}}`, "execution.priority", "want a whole number"},
+		{`{"name": "a", "roles": {"worker": {"replicas": null, "cpu": null, "memory": null, "gpu": null}}}`, "", ""},
+		{`{"name": "a", "execution": {"timeout": null, "grace": null, "priority": null}}`, "", ""},
+		{`{"name": "a", "roles": {"worker": {"replicas": ""}}}`, "roles.worker.replicas", "want a number such as 4"},
+		{`{"name": "a", "environment": {"python": "3.11"}}`, "", ""},
+		{`{"name": "a", "environment": {"python": "../3.11"}}`, "environment.python", `want a version such as 3.11`},
+		{`{"name": "a", "environment": {"python": "2.7"}}`, "environment.python", `want a version such as 3.11`},
+		{`{"name": "a", "rules": [{"name": "r", "on": {"log": "("}, "do": "stop"}]}`, "rules[0].on.log", "want a regular expression (RE2)"},
+		{`{"name": "a", "rules": [{"name": "r", "on": {"status": "asleep"}, "do": "stop"}]}`, "rules[0].on.status", "want one of wanted, creating"},
+		{`{"name": "a", "rules": [{"name": "r", "on": {"role": "boss"}, "do": "stop"}]}`, "rules[0].on.role", "want one of chief, worker, ps, evaluator"},
+		{`{"name": "a", "execution": {"parameters": {"p": {"b": 1}}}}`, "execution.parameters.p", "execution.parameters.p is an object, want a text"},
+		{`{"name": "a", "execution": {"parameters": {"p": [1]}}}`, "execution.parameters.p", "execution.parameters.p is a list, want a text"},
+		{`{"name": "a", "execution": {"parameters": {"p": null}}}`, "execution.parameters.p", "execution.parameters.p is null, want a text"},
 		{`[]`, "body", "body is a list, want an object"},
 		{`{"roles": {}}`, "name", "want 1 to 63 of"},
 		{`{"name": "../x"}`, "name", "want 1 to 63 of"},
@@ -36,6 +48,21 @@ func TestReadJob(t *testing.T) {
 			}
 		case f == nil || f.Field != tt.field || !strings.Contains(err.Error(), tt.says):
 			t.Errorf("%s: %v, want one of %s that says %q", tt.body, err, tt.field, tt.says)
+		}
+	}
+}
+
+func TestFieldErrorSaysNoGo(t *testing.T) {
+	for says, got := range map[string]any{
+		"f is empty, want x":     []string{},
+		`f is ["a b"], want x`:   []string{"a b"},
+		`f is {"a":1}, want x`:   map[string]any{"a": 1},
+		`f is "a", want x`:       "a",
+		"f is 3, want x":         3,
+		"f is an object, want x": said("an object"),
+	} {
+		if text := Invalid("f", "x", got).Error(); text != says {
+			t.Errorf("%q, want %q", text, says)
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package mlaas
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 )
 
 // A Kind is why something failed, seen from the caller's side. Kinds survive
@@ -56,7 +58,17 @@ type FieldError struct {
 }
 
 func (e *FieldError) Error() string {
-	return fmt.Sprintf("%s is %#v, want %s", e.Field, e.Got, e.Want)
+	got := fmt.Sprintf("%#v", e.Got)
+	switch v := reflect.ValueOf(e.Got); v.Kind() {
+	case reflect.Slice, reflect.Map: // nobody outside writes Go
+		if text, err := json.Marshal(e.Got); err == nil {
+			got = string(text)
+		}
+		if v.Len() == 0 {
+			got = "empty"
+		}
+	}
+	return fmt.Sprintf("%s is %s, want %s", e.Field, got, e.Want)
 }
 
 // Unwrap makes every FieldError an ErrInvalid.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,8 +139,12 @@ func ParseCount(s string) (Count, error) {
 	return Count{lo, hi, !ranged}, nil
 }
 
-// UnmarshalJSON reads N, "2-8" or {"min", "max"}.
+// UnmarshalJSON reads N, "2-8" or {"min", "max"}; null is as if it were not
+// there.
 func (c *Count) UnmarshalJSON(data []byte) (err error) {
+	if string(data) == "null" {
+		return nil
+	}
 	if text := strings.TrimSpace(unquote(data)); !strings.HasPrefix(text, "{") {
 		*c, err = ParseCount(text)
 		return err
@@ -177,8 +182,11 @@ type Execution struct {
 // Seconds is a duration. In JSON it is a number of seconds, or "90s", "5m".
 type Seconds float64
 
-// UnmarshalJSON reads 90, "90s" or "1h30m".
+// UnmarshalJSON reads 90, "90s" or "1h30m"; null is as if it were not there.
 func (s *Seconds) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" {
+		return nil
+	}
 	text := unquote(data)
 	if v, err := strconv.ParseFloat(text, 64); err == nil && v >= 0 && v <= 1e9 {
 		*s = Seconds(v)
@@ -374,6 +382,9 @@ func (e *Environment) check() error {
 	if e.Image != "" && (e.Framework != "" || len(e.Packages) > 0) {
 		return Invalid("image", "an image alone, without framework and packages", e.Image)
 	}
+	if e.Python != "" && !pythonRule.MatchString(e.Python) {
+		return Invalid("python", "a version such as 3.11", e.Python)
+	}
 	for i, p := range e.Packages {
 		if p == "" || strings.HasPrefix(strings.TrimSpace(p), "-") || strings.ContainsAny(p, "\n\r\x00") {
 			return Invalid(fmt.Sprintf("packages[%d]", i), "one requirement such as numpy or numpy==2.1", p)
@@ -436,7 +447,8 @@ func (e *Execution) check() error {
 		switch e.Parameters[k].(type) {
 		case string, float64, bool, json.Number, int:
 		default:
-			return Invalid("parameters."+k, "a text, a number, true or false", e.Parameters[k])
+			text, _ := json.Marshal(e.Parameters[k]) // it came as JSON
+			return Invalid("parameters."+k, "a text, a number, true or false", shown(text))
 		}
 	}
 	for field, n := range map[string]*int{"user": e.Restarts.User, "infrastructure": e.Restarts.Infrastructure} {
@@ -468,6 +480,19 @@ func (r ActionRule) check() error {
 	}
 	if r.On == (RuleOn{}) {
 		return Invalid("on", "at least one of status, exitCode, log, role", "empty")
+	}
+	if _, err := regexp.Compile(r.On.Log); err != nil {
+		return Invalid("on.log", "a regular expression (RE2)", r.On.Log)
+	}
+	if s := r.On.Status; s != "" && !slices.Contains(ReplicaStatuses, s) {
+		var all []string
+		for _, s := range ReplicaStatuses {
+			all = append(all, string(s))
+		}
+		return Invalid("on.status", "one of "+strings.Join(all, ", "), string(s))
+	}
+	if r.On.Role != "" && !slices.Contains(RoleOrder, r.On.Role) {
+		return Invalid("on.role", "one of "+strings.Join(RoleOrder, ", "), r.On.Role)
 	}
 	if r.Do == "notify" && !strings.HasPrefix(r.URL, "http://") && !strings.HasPrefix(r.URL, "https://") {
 		return Invalid("url", "http:// or https://", r.URL)
