@@ -57,9 +57,14 @@ func run(binary string, pairs, steps int) error {
 	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
 		return err
 	}
+	// The interpreter itself: python3 may be a script that looks for it first.
+	python, err := exec.Command("python3", "-c", "import sys; print(sys.executable, end='')").Output()
+	if err != nil {
+		return err
+	}
 	watched := func() (float64, error) { return watch(p) }
 	byHand := func() (float64, error) {
-		out, err := exec.Command("python3", file, "--steps", strconv.Itoa(steps)).Output()
+		out, err := exec.Command(string(python), file, "--steps", strconv.Itoa(steps)).Output()
 		if err != nil {
 			return 0, err
 		}

@@ -44,6 +44,11 @@ func run(binary string, n int) error {
 	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
 		return err
 	}
+	// The interpreter itself: python3 may be a script that looks for it first.
+	python, err := exec.Command("python3", "-c", "import sys; print(sys.executable, end='')").Output()
+	if err != nil {
+		return err
+	}
 	var ours, hand []float64
 	for i := range n + 1 { // the first warms both up and is not counted
 		us, err := platform(p)
@@ -51,7 +56,7 @@ func run(binary string, n int) error {
 			return err
 		}
 		began := time.Now()
-		out, err := exec.Command("python3", file).Output()
+		out, err := exec.Command(string(python), file).Output()
 		if err != nil {
 			return err
 		}
