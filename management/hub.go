@@ -10,7 +10,8 @@ import (
 	"mlaas.dev/mlaas/store"
 )
 
-// A hub wakes those who wait for news of a run: one Watch for all of them.
+// A hub wakes those who wait for news of a run: one Watch for all of them. A
+// session is waited for in the same way, by its id in place of a run's.
 type hub struct {
 	mu      sync.Mutex
 	waiting map[runKey]*wake
@@ -85,7 +86,7 @@ func (h *hub) watch(ctx context.Context, db store.Driver, from int64) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	changes, ended := make(chan store.Change), make(chan error, 1)
-	go func() { ended <- db.Watch(ctx, from, []string{"replica", "runstate"}, changes) }()
+	go func() { ended <- db.Watch(ctx, from, []string{"replica", "runstate", "session"}, changes) }()
 	for {
 		select {
 		case err := <-ended:

@@ -48,6 +48,7 @@ type Management struct {
 	Log *slog.Logger
 
 	hub       hub
+	streams   streams
 	documents documents
 }
 
@@ -86,15 +87,15 @@ func (m *Management) limits() Limits {
 }
 
 // Run keeps what is not a request: it wakes those who follow a log when a
-// replica changes, forgets keys that are older than a day, and collects daily
-// what nothing needs. It returns when
-// ctx ends, or with the error that ended it.
+// replica changes, forgets keys that are older than a day, collects daily what
+// nothing needs, and ends the live streams when it ends. It returns when ctx
+// ends, or with the error that ended it.
 func (m *Management) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.hub.run(ctx, m.DB) })
 	g.Go(func() error { return m.forget(ctx) })
 	g.Go(func() error { return m.collectDaily(ctx) })
-	g.Go(func() error { return m.collectDaily(ctx) })
+	g.Go(func() error { return m.streams.run(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"reflect"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -24,9 +26,12 @@ import (
 // A client subscribes to topics. Each subscription answers with a snapshot and
 // then with deltas, every one with a sequence number; a client that lost its
 // connection subscribes again with the last number it saw and gets what
-// followed, without a gap or a duplicate. Nothing is buffered for a client:
-// each subscription reads on from where the client is, so one that reads
-// slowly costs nothing, and one that does not read at all is dropped.
+// followed. No change is left out. Events of jobs, replicas and points say what
+// is so, so that one that comes again changes nothing; lines never come again.
+//
+// Nothing is buffered for a client: each subscription reads on from where the
+// client is, one page at a time for the whole connection, so one that reads
+// slowly costs a page, and one that does not read at all is dropped.
 
 // A Subscription asks for one topic.
 type Subscription struct {
@@ -36,33 +41,32 @@ type Subscription struct {
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
 	Replica string      `json:"replica,omitempty"` // topics replica, log and metric: this one alone
 	Grep    string      `json:"grep,omitempty"`    // topic log: lines that match (RE2)
-	Tail    *int        `json:"tail,omitempty"`    // topic log: lines in the snapshot; 100 where not stated
+	Tail    *int        `json:"tail,omitempty"`    // topic log: lines in the snapshot, at most 2000; 100 where not stated
 	From    *int64      `json:"from,omitempty"`    // go on after this sequence number, without a snapshot
 }
 
 // A StreamEvent is what the server sends.
 type StreamEvent struct {
-	ID    string `json:"id"`
+	ID    string `json:"id" doc:"Of the subscription; empty for what concerns the connection"`
 	Topic string `json:"topic"`
-	// Type is snapshot, delta, synced (nothing older follows), reset (From is no
-	// longer known: a snapshot follows), error (the subscription is over: Data
-	// is a problem) or beat (nothing happened for 15 s).
-	Type string `json:"type"`
-	Seq  int64  `json:"seq"`
-	Data any    `json:"data,omitempty"`
+	Type  string `json:"type" doc:"snapshot: how it stands; delta: what changed; synced: from is known, what followed it comes next; reset: from is not known any more, a snapshot comes next; error: the subscription is over, data is a problem; beat: nothing happened for 15 s"`
+	Seq   int64  `json:"seq" doc:"Send the last one as from to go on after it"`
+	Data  any    `json:"data,omitempty" doc:"Of a snapshot or delta: a list, by topic"`
 }
 
 // fromClient is a message of a WebSocket client: one field is set.
 type fromClient struct {
 	Subscribe   *Subscription `json:"subscribe"`
-	Unsubscribe string        `json:"unsubscribe"`
+	Unsubscribe *string       `json:"unsubscribe"`
 }
 
 const (
 	beatEvery   = 15 * time.Second
 	writeWithin = 10 * time.Second // a client that takes nothing for so long is dropped
 	maxTopics   = 64               // of one connection
-	linesAtOnce = 500
+	maxTail     = 2000             // lines
+	linesAtOnce = 200
+	shownPoints = 50_000 // of a snapshot, shared by the curves
 )
 
 type streamIn struct {
@@ -71,7 +75,7 @@ type streamIn struct {
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
 	Replica string      `query:"replica" doc:"Topics replica, log and metric: this one alone" example:"worker-0"`
 	Grep    string      `query:"grep" doc:"Topic log: lines that match this regular expression (RE2)"`
-	Tail    *int        `query:"tail" minimum:"0" doc:"Topic log: lines in the snapshot; 100 where not said"`
+	Tail    *int        `query:"tail" minimum:"0" doc:"Topic log: lines in the snapshot, at most 2000; 100 where not said"`
 	From    *int64      `query:"from" minimum:"0" doc:"Go on after this sequence number, without a snapshot"`
 }
 
@@ -82,47 +86,49 @@ func (in *streamIn) subscription() Subscription {
 // stream serves GET /api/stream. As a WebSocket the client sends
 // {"subscribe": {...}} and {"unsubscribe": "id"}; without an upgrade the query
 // (topic, job, run, replica, grep, tail, from) is the one subscription and the
-// answer is NDJSON.
+// answer is NDJSON. It ends with the session that it was opened by, and with
+// the platform.
 func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn) error {
 	if r.Header.Get("Upgrade") == "" {
 		return m.streamLines(w, r, in.subscription())
 	}
-	// Cross-origin pages were refused before: see the middleware in routes.go.
+	// Pages of others were refused before: see who in serve.go.
 	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil // Accept has answered
 	}
 	defer c.CloseNow()
 	c.SetReadLimit(64 << 10)
-	ctx, stop := context.WithCancel(r.Context())
-	defer stop()
-	s := &streamer{m: m, tenant: tenantOf(ctx), stop: stop, live: map[string]context.CancelFunc{}}
+	s, ctx := m.newStreamer(r.Context())
 	s.write = func(data []byte) error {
 		ctx, done := context.WithTimeout(ctx, writeWithin)
 		defer done()
 		return c.Write(ctx, websocket.MessageText, data)
 	}
+	s.close = func(code websocket.StatusCode, why string) { _ = c.Close(code, why) } // it is closed either way
 	var all sync.WaitGroup
 	defer all.Wait()
-	defer stop()
-	all.Go(func() { s.beat(ctx) })
+	defer s.stop()
+	all.Go(func() { s.attend(ctx) })
 	for {
 		_, data, err := c.Read(ctx)
 		if err != nil {
 			return nil
 		}
 		var in fromClient
-		if err := json.Unmarshal(data, &in); err != nil || (in.Subscribe == nil) == (in.Unsubscribe == "") {
-			s.send(StreamEvent{Type: "error", Data: problemOf(mlaas.Invalid("message", `{"subscribe": {...}} or {"unsubscribe": "id"}`, string(data)))})
-			continue
+		err = mlaas.Decode(data, &in)
+		if err == nil && (in.Subscribe == nil) == (in.Unsubscribe == nil) {
+			err = mlaas.Invalid("message", `{"subscribe": {...}} or {"unsubscribe": "id"}`, clip(string(data), 200))
 		}
-		if in.Unsubscribe != "" {
-			s.end(in.Unsubscribe)
-			continue
-		}
-		sub, ok := s.begin(ctx, *in.Subscribe)
-		if ok {
-			all.Go(func() { s.serve(sub, *in.Subscribe) })
+		switch {
+		case err != nil:
+			s.send(StreamEvent{Type: "error", Data: problemOf(err)})
+		case in.Unsubscribe != nil:
+			s.end(*in.Unsubscribe)
+		default:
+			if t := s.begin(ctx, *in.Subscribe); t != nil {
+				all.Go(t.serve)
+			}
 		}
 	}
 }
@@ -131,34 +137,48 @@ func (m *Management) streamLines(w http.ResponseWriter, r *http.Request, sub Sub
 	if err := sub.check(); err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Cache-Control", "no-store")
+	if sub.Run != "" { // so that a mistake is answered by its status
+		if _, _, err := store.Runs(m.DB).Get(r.Context(), tenantOf(r.Context()), string(sub.Run)); err != nil {
+			return err
+		}
+	}
+	w.Header().Set("Content-Type", ndjson)
 	flush := http.NewResponseController(w)
-	ctx, stop := context.WithCancel(r.Context())
-	defer stop()
-	s := &streamer{m: m, tenant: tenantOf(ctx), stop: stop, live: map[string]context.CancelFunc{}}
+	s, ctx := m.newStreamer(r.Context())
 	s.write = func(data []byte) error {
-		flush.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		_ = flush.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, there is no network
 		if _, err := w.Write(append(data, '\n')); err != nil {
 			return err
 		}
 		return flush.Flush()
 	}
+	s.close = func(websocket.StatusCode, string) { s.stop() }
 	var all sync.WaitGroup
-	all.Go(func() { s.beat(ctx) })
-	s.serve(ctx, sub)
-	stop()
+	all.Go(func() { s.attend(ctx) })
+	if t := s.begin(ctx, sub); t != nil {
+		t.serve()
+	}
+	s.stop()
 	all.Wait()
 	return nil
 }
 
 func (s Subscription) check() error {
+	switch {
+	case s.From != nil && *s.From < 0:
+		return mlaas.Invalid("from", "a sequence number, 0 or more", *s.From)
+	case s.Tail != nil && *s.Tail < 0:
+		return mlaas.Invalid("tail", "a number of lines, 0 or more", *s.Tail)
+	}
 	switch s.Topic {
 	case "job":
 		return nil
 	case "replica", "log", "metric":
 		if s.Run == "" {
-			return mlaas.Invalid("run", "the id of a run", s.Run)
+			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
 		return mlaas.Invalid("topic", "job, replica, log or metric", s.Topic)
@@ -169,22 +189,139 @@ func (s Subscription) check() error {
 	return nil
 }
 
-// A streamer is one connection.
-type streamer struct {
-	m      *Management
-	tenant mlaas.Tenant
-	stop   context.CancelFunc
-	write  func([]byte) error
-
-	mu   sync.Mutex // of write and what follows
-	last time.Time  // when something was written
-	live map[string]context.CancelFunc
+// streams are the connections that are open. They end when Run does, as no
+// server waits for a WebSocket.
+type streams struct {
+	mu    sync.Mutex
+	ended bool
+	open  map[*streamer]bool
 }
 
-func (s *streamer) begin(ctx context.Context, sub Subscription) (context.Context, bool) {
+func (x *streams) run(ctx context.Context) error {
+	<-ctx.Done()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ended = true
+	for s := range x.open {
+		s.leave()
+	}
+	return ctx.Err()
+}
+
+// add is false where they have ended.
+func (x *streams) add(s *streamer) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.open == nil {
+		x.open = map[*streamer]bool{}
+	}
+	x.open[s] = true
+	return !x.ended
+}
+
+func (x *streams) remove(s *streamer) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.open, s)
+}
+
+// A streamer is one connection.
+type streamer struct {
+	m     *Management
+	who   auth.Principal
+	stop  context.CancelFunc
+	leave context.CancelFunc // the platform goes down
+	left  <-chan struct{}
+	write func([]byte) error
+	close func(websocket.StatusCode, string)
+
+	turn sync.Mutex // held while a page is read and sent: a connection has one in memory
+
+	mu   sync.Mutex // of write and what follows; taken after turn
+	last time.Time  // when something was written
+	live map[string]*topic
+}
+
+func (m *Management) newStreamer(ctx context.Context) (*streamer, context.Context) {
+	left, leave := context.WithCancel(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	return &streamer{m: m, who: auth.From(ctx), stop: stop, leave: leave, left: left.Done(), last: m.now(), live: map[string]*topic{}}, ctx
+}
+
+// attend keeps a connection alive until ctx ends, and ends it with the session
+// or the platform.
+func (s *streamer) attend(ctx context.Context) {
+	defer s.leave()
+	if !s.m.streams.add(s) {
+		s.leave()
+	}
+	defer s.m.streams.remove(s)
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		// Before looking: what comes meanwhile wakes us.
+		changed, release := s.m.hub.changed(runKey{s.who.Tenant, mlaas.RunID(s.who.Session)})
+		code, why := s.allowed(ctx)
+		if code != 0 {
+			release()
+			s.finish(code, why)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.left:
+		case <-changed:
+		case <-tick.C:
+			s.mu.Lock()
+			quiet := s.m.now().Sub(s.last) >= beatEvery
+			s.mu.Unlock()
+			if quiet {
+				s.send(StreamEvent{Type: "beat"})
+			}
+		}
+		release()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// allowed says by what code the connection must be closed, and why; 0 where it
+// may go on.
+func (s *streamer) allowed(ctx context.Context) (websocket.StatusCode, string) {
+	select {
+	case <-s.left:
+		return websocket.StatusGoingAway, "the platform goes down"
+	default:
+	}
+	if s.who.Session == "" {
+		return 0, ""
+	}
+	session, _, err := store.Sessions(s.m.DB).Get(ctx, s.who.Tenant, s.who.Session)
+	switch {
+	case errors.Is(err, mlaas.ErrNotFound), err == nil && (session.Revoked != nil || !s.m.now().Before(session.Expires)):
+		return websocket.StatusPolicyViolation, "this session has ended"
+	}
+	return 0, "" // where the store cannot say now, the next beat asks again
+}
+
+// finish ends every subscription and then the connection.
+func (s *streamer) finish(code websocket.StatusCode, why string) {
+	s.mu.Lock()
+	for id, t := range s.live {
+		t.cancel()
+		delete(s.live, id)
+	}
+	s.mu.Unlock()
+	s.close(code, why)
+	s.stop()
+}
+
+// begin makes a subscription; nil where the client was told why not.
+func (s *streamer) begin(ctx context.Context, sub Subscription) *topic {
 	err := sub.check()
 	s.mu.Lock()
-	if _, twice := s.live[sub.ID]; twice && err == nil {
+	if s.live[sub.ID] != nil && err == nil {
 		err = mlaas.Invalid("id", "an id that no other subscription of this connection has", sub.ID)
 	}
 	if len(s.live) >= maxTopics && err == nil {
@@ -193,74 +330,98 @@ func (s *streamer) begin(ctx context.Context, sub Subscription) (context.Context
 	if err != nil {
 		s.mu.Unlock()
 		s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "error", Data: problemOf(err)})
-		return nil, false
+		return nil
 	}
-	own, end := context.WithCancel(ctx)
-	s.live[sub.ID] = end
+	t := &topic{streamer: s, Subscription: sub}
+	t.ctx, t.cancel = context.WithCancel(ctx)
+	s.live[sub.ID] = t
 	s.mu.Unlock()
-	return own, true
+	return t
 }
 
+// end ends a subscription: no event of it follows.
 func (s *streamer) end(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if end := s.live[id]; end != nil {
-		end()
+	if t := s.live[id]; t != nil {
+		t.cancel()
 		delete(s.live, id)
 	}
 }
 
-// send writes one event; a client that does not take it loses its connection.
-func (s *streamer) send(e StreamEvent) bool {
+// send writes an event that is of no subscription. A client that does not take
+// it loses its connection.
+func (s *streamer) send(e StreamEvent) {
+	data := encode(e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(data)
+}
+
+// put writes; the caller holds mu.
+func (s *streamer) put(data []byte) {
+	if err := s.write(data); err != nil {
+		s.stop()
+		return
+	}
+	s.last = s.m.now()
+}
+
+func encode(e StreamEvent) []byte {
 	data, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // our own types always encode
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.write(data); err != nil {
-		s.stop()
-		return false
-	}
-	s.last = s.m.now()
-	return true
+	return data
 }
 
-func (s *streamer) beat(ctx context.Context) {
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			s.mu.Lock()
-			quiet := s.m.now().Sub(s.last) >= beatEvery
-			s.mu.Unlock()
-			if quiet && !s.send(StreamEvent{Type: "beat"}) {
-				return
-			}
-		}
-	}
+// A topic is one subscription of a connection.
+type topic struct {
+	*streamer
+	Subscription
+	ctx    context.Context
+	cancel context.CancelFunc
 }
 
-// serve runs one subscription until ctx ends.
-func (s *streamer) serve(ctx context.Context, sub Subscription) {
-	defer s.end(sub.ID)
+// send writes an event of the subscription, unless it has ended.
+func (t *topic) send(kind string, seq int64, data any) error {
+	text := encode(StreamEvent{ID: t.ID, Topic: t.Topic, Type: kind, Seq: seq, Data: data})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.live[t.ID] == t {
+		t.put(text)
+	}
+	return t.ctx.Err()
+}
+
+// serve runs the subscription until it ends.
+func (t *topic) serve() {
 	var err error
-	switch sub.Topic {
+	switch t.Topic {
 	case "job":
-		err = s.jobs(ctx, sub)
+		err = t.jobs()
 	case "replica":
-		err = s.replicas(ctx, sub)
+		err = t.replicas()
 	case "log":
-		err = s.lines(ctx, sub)
+		err = t.lines()
 	case "metric":
-		err = s.points(ctx, sub)
+		err = t.points()
 	}
-	if err != nil && ctx.Err() == nil {
-		s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "error", Data: problemOf(err)})
+	if err != nil && t.ctx.Err() == nil {
+		if mlaas.KindOf(err).Status >= 500 {
+			// Not what the client asked for: it comes again, and goes on.
+			t.m.log().Error("a subscription failed", "topic", t.Topic, "run", t.Run, "error", err)
+			t.finish(websocket.StatusTryAgainLater, "the platform failed at topic "+t.Topic)
+			return
+		}
+		_ = t.send("error", 0, problemOf(err)) // it is over either way
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.live[t.ID] == t { // else the id is another's by now
+		delete(t.live, t.ID)
+	}
+	t.cancel()
 }
 
 // A JobEvent is what the topic job tells: where a job and its newest run stand.
@@ -271,274 +432,336 @@ type JobEvent struct {
 	Deleted bool             `json:"deleted,omitempty"`
 }
 
-func (s *streamer) jobs(ctx context.Context, sub Subscription) error {
+func (t *topic) jobs() error {
+	ctx, tenant := t.ctx, t.who.Tenant
 	var only mlaas.JobID
-	if sub.Job != "" {
-		j, err := s.m.findJob(ctx, s.tenant, sub.Job)
+	if t.Job != "" {
+		j, err := t.m.findJob(ctx, tenant, t.Job)
 		if err != nil {
 			return err
 		}
 		only = j.ID
 	}
 	told := map[mlaas.JobID]JobEvent{} // what the client knows: the same is not said twice
-	tell := func(id mlaas.JobID) (JobEvent, bool, error) {
-		if only != "" && id != only {
-			return JobEvent{}, false, nil
-		}
-		e, err := s.m.jobEvent(ctx, s.tenant, id)
-		if err != nil {
-			return e, false, err
-		}
-		if old, known := told[id]; known && reflect.DeepEqual(old, e) {
-			return e, false, nil
-		}
-		told[id] = e
-		return e, true, nil
-	}
-	return s.watch(ctx, sub, []string{"job", "run", "runstate"}, func(rows []store.Row) (any, error) {
+	snapshot := func() (any, error) {
+		clear(told)
 		events := []JobEvent{}
-		for _, row := range rows {
-			id, err := s.m.jobOf(row)
-			if err != nil {
-				return nil, err
-			}
-			if id == "" {
-				continue
-			}
-			e, news, err := tell(id)
-			if err != nil {
-				return nil, err
-			}
-			if news {
+		take := func(j mlaas.Job) error {
+			e, err := t.m.jobEvent(ctx, j)
+			if err == nil && !e.Deleted {
+				told[j.ID] = e
 				events = append(events, e)
 			}
+			return err
 		}
-		return events, nil
-	})
-}
-
-func (s *streamer) replicas(ctx context.Context, sub Subscription) error {
-	if _, _, err := store.Runs(s.m.DB).Get(ctx, s.tenant, string(sub.Run)); err != nil {
-		return err
-	}
-	records := store.Replicas(s.m.DB)
-	return s.watch(ctx, sub, []string{"replica"}, func(rows []store.Row) (any, error) {
-		events := []mlaas.Replica{}
-		for _, row := range rows {
-			r, err := records.Decode(row)
+		if only != "" {
+			j, _, err := store.Jobs(t.m.DB).Get(ctx, tenant, string(only))
+			if err == nil {
+				err = take(j)
+			}
+			return events, err
+		}
+		q := store.Query{Tenant: tenant}
+		for {
+			page, next, err := store.Jobs(t.m.DB).List(ctx, q)
 			if err != nil {
 				return nil, err
 			}
-			if r.Run == sub.Run && (sub.Replica == "" || r.Fence.Replica == sub.Replica) {
-				events = append(events, r)
+			for _, f := range page {
+				if err := take(f.Value); err != nil {
+					return nil, err
+				}
 			}
+			if next == (store.Key{}) {
+				return events, nil
+			}
+			q.After = next
 		}
-		return events, nil
+	}
+	return t.watch([]string{"job", "run", "runstate"}, snapshot, func(c store.Change) (any, error) {
+		id, err := jobOf(c)
+		if err != nil || id == "" || only != "" && id != only {
+			return nil, err
+		}
+		e := JobEvent{Job: id, Deleted: true}
+		j, _, err := store.Jobs(t.m.DB).Get(ctx, tenant, string(id))
+		if err == nil {
+			e, err = t.m.jobEvent(ctx, j)
+		}
+		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+			return nil, err
+		}
+		if old, known := told[id]; known && reflect.DeepEqual(old, e) {
+			return nil, nil
+		}
+		if told[id] = e; e.Deleted {
+			delete(told, id)
+		}
+		return []JobEvent{e}, nil
 	})
 }
 
-// watch turns changes of records into events. What is there before Synced is
-// the snapshot; each change after it is a delta. turn gives the data for rows,
-// a slice; an empty one is not sent, except as a snapshot.
-func (s *streamer) watch(ctx context.Context, sub Subscription, kinds []string, turn func([]store.Row) (any, error)) error {
-	from := int64(0)
-	if sub.From != nil {
-		from = *sub.From
+// jobOf is the job that a row of kind job, run or runstate belongs to; empty
+// where it cannot be told of a row that is gone.
+func jobOf(c store.Change) (mlaas.JobID, error) {
+	if c.Row.Key.Kind == "job" {
+		return mlaas.JobID(c.Row.Key.ID), nil
 	}
-	changes := make(chan store.Change)
-	ended := make(chan error, 1)
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	start := func(from int64) {
-		go func() { ended <- s.m.DB.Watch(ctx, from, kinds, changes) }()
-	}
-	start(from)
-	var before []store.Row
-	synced := from > 0
-	event := func(kind string, seq int64, rows []store.Row) error {
-		data, err := turn(rows)
-		if err != nil {
-			return err
-		}
-		if kind == "delta" && reflect.ValueOf(data).Len() == 0 {
-			return nil
-		}
-		if !s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: kind, Seq: seq, Data: data}) {
-			return ctx.Err()
-		}
-		return nil
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-ended:
-			if errors.Is(err, mlaas.ErrGone) && from > 0 {
-				s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "reset"})
-				from, synced = 0, false
-				start(0)
-				continue
-			}
-			return err
-		case c := <-changes:
-			switch {
-			case c.Row.Key.Kind != "" && c.Row.Key.Tenant != s.tenant:
-			case c.Synced && !synced:
-				synced = true
-				if err := event("snapshot", c.Seq, before); err != nil {
-					return err
-				}
-				before = nil
-			case c.Synced:
-				s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "synced", Seq: c.Seq})
-			case !synced:
-				before = append(before, c.Row)
-			case !c.Deleted:
-				if err := event("delta", c.Seq, []store.Row{c.Row}); err != nil {
-					return err
-				}
-			}
-		}
-	}
-}
-
-func (s *streamer) lines(ctx context.Context, sub Subscription) error {
-	if _, _, err := store.Runs(s.m.DB).Get(ctx, s.tenant, string(sub.Run)); err != nil {
-		return err
-	}
-	var grep *regexp.Regexp
-	if sub.Grep != "" {
-		grep = regexp.MustCompile(sub.Grep) // check has compiled it
-	}
-	q := series.LineQuery{Tenant: s.tenant, Run: sub.Run, Replica: sub.Replica, Grep: grep, Limit: linesAtOnce}
-	number := func(l series.Line) int64 {
-		if sub.Replica != "" {
-			return l.Seq
-		}
-		return l.Cursor
-	}
-	last := func() int64 {
-		if sub.Replica != "" {
-			return s.m.Series.LastSeq(s.tenant, sub.Run, sub.Replica)
-		}
-		end, _ := s.m.Series.LastCursor(s.tenant, sub.Run)
-		return end
-	}
-	if sub.From != nil {
-		q.From = *sub.From + 1
-	} else {
-		tail := 100
-		if sub.Tail != nil {
-			tail = *sub.Tail
-		}
-		at, lines := last(), []series.Line{}
-		if tail > 0 && at > 0 {
-			var err error
-			if lines, err = s.m.Series.Lines(ctx, series.LineQuery{Tenant: s.tenant, Run: sub.Run, Replica: sub.Replica, Grep: grep, Last: min(tail, 10_000)}); err != nil {
-				return err
-			}
-		}
-		if n := len(lines); n > 0 {
-			at = max(at, number(lines[n-1]))
-		}
-		if !s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "snapshot", Seq: at, Data: lines}) {
-			return nil
-		}
-		q.From = at + 1
-	}
-	for {
-		changed := s.m.Series.Changed(s.tenant, sub.Run) // before reading: what comes meanwhile wakes us
-		end := last()
-		for q.From <= end {
-			lines, err := s.m.Series.Lines(ctx, q)
-			if err != nil {
-				return err
-			}
-			if len(lines) == 0 {
-				q.From = end + 1 // nothing up to here matches
-				break
-			}
-			q.From = number(lines[len(lines)-1]) + 1
-			if !s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "delta", Seq: q.From - 1, Data: lines}) {
-				return nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		}
-	}
-}
-
-func (s *streamer) points(ctx context.Context, sub Subscription) error {
-	if _, _, err := store.Runs(s.m.DB).Get(ctx, s.tenant, string(sub.Run)); err != nil {
-		return err
-	}
-	var from int64
-	if sub.From != nil {
-		from = *sub.From + 1
-	} else {
-		_, at := s.m.Series.LastCursor(s.tenant, sub.Run) // before reading the curves: a point may be in both, under one step
-		curves, err := s.m.Series.Points(ctx, series.PointQuery{Tenant: s.tenant, Run: sub.Run, Replica: sub.Replica, Buckets: 500})
-		if err != nil {
-			return err
-		}
-		if !s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "snapshot", Seq: at, Data: curvesOut(curves)}) {
-			return nil
-		}
-		from = at + 1
-	}
-	for {
-		changed := s.m.Series.Changed(s.tenant, sub.Run)
-		for {
-			points, err := s.m.Series.RunPoints(ctx, s.tenant, sub.Run, from, linesAtOnce)
-			if err != nil {
-				return err
-			}
-			if len(points) == 0 {
-				break
-			}
-			from = points[len(points)-1].Cursor + 1
-			mine := points[:0]
-			for _, p := range points {
-				if sub.Replica == "" || p.Replica == sub.Replica {
-					mine = append(mine, p)
-				}
-			}
-			if len(mine) > 0 && !s.send(StreamEvent{ID: sub.ID, Topic: sub.Topic, Type: "delta", Seq: from - 1, Data: mine}) {
-				return nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		}
-	}
-}
-
-// jobOf is the job that a row of kind job, run or runstate belongs to.
-func (m *Management) jobOf(row store.Row) (mlaas.JobID, error) {
-	if row.Key.Kind == "job" {
-		return mlaas.JobID(row.Key.ID), nil
+	if c.Deleted {
+		return "", nil // the job goes with it, or it went unseen
 	}
 	var of struct {
 		Job mlaas.JobID `json:"job"`
 	}
-	err := json.Unmarshal(row.Data, &of)
+	err := json.Unmarshal(c.Row.Data, &of)
 	return of.Job, err
 }
 
 // jobEvent tells where a job stands now.
-func (m *Management) jobEvent(ctx context.Context, tenant mlaas.Tenant, id mlaas.JobID) (JobEvent, error) {
-	j, _, err := store.Jobs(m.DB).Get(ctx, tenant, string(id))
-	if errors.Is(err, mlaas.ErrNotFound) {
-		return JobEvent{Job: id, Deleted: true}, nil
-	}
-	if err != nil {
-		return JobEvent{}, err
+func (m *Management) jobEvent(ctx context.Context, j mlaas.Job) (JobEvent, error) {
+	if j.Deleted != nil {
+		return JobEvent{Job: j.ID, Name: j.Name, Deleted: true}, nil
 	}
 	status, err := m.statusOf(ctx, j)
-	return JobEvent{Job: id, Name: j.Name, Status: &status, Deleted: j.Deleted != nil}, err
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return JobEvent{Job: j.ID, Name: j.Name, Deleted: true}, nil // it is being purged
+	}
+	return JobEvent{Job: j.ID, Name: j.Name, Status: &status}, err
+}
+
+func (t *topic) replicas() error {
+	if err := t.known(); err != nil {
+		return err
+	}
+	records := store.Replicas(t.m.DB)
+	mine := func(r mlaas.Replica) bool { return t.Replica == "" || r.Fence.Replica == t.Replica }
+	told := map[string]int64{} // revisions
+	snapshot := func() (any, error) {
+		clear(told)
+		all, err := records.All(t.ctx, store.Query{Tenant: t.who.Tenant, Prefix: string(t.Run) + "/"})
+		list := []mlaas.Replica{}
+		for _, f := range all {
+			told[f.Value.Fence.Replica] = f.Rev
+			if mine(f.Value) {
+				list = append(list, f.Value)
+			}
+		}
+		return list, err
+	}
+	return t.watch([]string{"replica"}, snapshot, func(c store.Change) (any, error) {
+		name, ours := strings.CutPrefix(c.Row.Key.ID, string(t.Run)+"/")
+		if !ours || c.Deleted || c.Row.Rev <= told[name] {
+			return nil, nil
+		}
+		r, err := records.Decode(c.Row)
+		if err != nil || !mine(r) {
+			return nil, err
+		}
+		return []mlaas.Replica{r}, nil
+	})
+}
+
+// known is mlaas.ErrNotFound where there is no such run of the team.
+func (t *topic) known() error {
+	_, _, err := store.Runs(t.m.DB).Get(t.ctx, t.who.Tenant, string(t.Run))
+	return err
+}
+
+// watch turns changes of records into events: a snapshot, and a delta for each
+// change that turn has something to say of. Each has a number of its own, so
+// a client that lost its connection between two changes of one commit misses
+// neither.
+func (t *topic) watch(kinds []string, snapshot func() (any, error), turn func(store.Change) (any, error)) error {
+	from := int64(0)
+	if t.From != nil {
+		from = *t.From
+	}
+	resumed := from > 0
+	for {
+		if !resumed {
+			stats, err := t.m.DB.Stats(t.ctx) // before reading: what changes meanwhile is watched
+			if err != nil {
+				return err
+			}
+			from = stats.Seq
+			data, err := snapshot()
+			if err == nil {
+				err = t.send("snapshot", from, data)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		err := t.changes(from, kinds, resumed, turn)
+		if !errors.Is(err, mlaas.ErrGone) || t.ctx.Err() != nil {
+			return err
+		}
+		if err := t.send("reset", 0, nil); err != nil {
+			return err
+		}
+		resumed = false
+	}
+}
+
+func (t *topic) changes(from int64, kinds []string, resumed bool, turn func(store.Change) (any, error)) error {
+	ctx, stop := context.WithCancel(t.ctx)
+	defer stop()
+	changes, ended := make(chan store.Change), make(chan error, 1)
+	go func() { ended <- t.m.DB.Watch(ctx, from, kinds, changes) }()
+	for {
+		var c store.Change
+		select {
+		case err := <-ended:
+			return err
+		case c = <-changes:
+		}
+		var kind string
+		var data any
+		var err error
+		switch {
+		case c.Synced && resumed:
+			kind = "synced"
+		case !c.Synced && c.Row.Key.Tenant == t.who.Tenant:
+			if data, err = turn(c); data != nil {
+				kind = "delta"
+			}
+		}
+		if err == nil && kind != "" {
+			err = t.send(kind, c.Seq, data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (t *topic) lines() error {
+	if err := t.known(); err != nil {
+		return err
+	}
+	q := series.LineQuery{Tenant: t.who.Tenant, Run: t.Run, Replica: t.Replica, Limit: linesAtOnce}
+	if t.Grep != "" {
+		q.Grep = regexp.MustCompile(t.Grep) // check has compiled it
+	}
+	number := func(l series.Line) int64 { return l.Cursor }
+	last := func() int64 {
+		end, _ := t.m.Series.LastCursor(q.Tenant, q.Run)
+		return end
+	}
+	if t.Replica != "" {
+		number = func(l series.Line) int64 { return l.Seq }
+		last = func() int64 { return t.m.Series.LastSeq(q.Tenant, q.Run, q.Replica) }
+	}
+	tail := func() (int64, error) {
+		t.turn.Lock()
+		defer t.turn.Unlock()
+		at, lines, tail := last(), []series.Line{}, q
+		if tail.Last = 100; t.Tail != nil {
+			tail.Last = min(*t.Tail, maxTail)
+		}
+		if tail.Last > 0 && at > 0 {
+			var err error
+			if lines, err = t.m.Series.Lines(t.ctx, tail); err != nil {
+				return 0, err
+			}
+		}
+		if n := len(lines); n > 0 {
+			at = max(at, number(lines[n-1])) // some came meanwhile
+		}
+		return at, t.send("snapshot", at, lines)
+	}
+	return t.follow(last, tail, func(from, to int64) (int64, error) {
+		t.turn.Lock()
+		defer t.turn.Unlock()
+		q.From = from
+		lines, err := t.m.Series.Lines(t.ctx, q)
+		if err != nil || len(lines) == 0 {
+			return to, err // nothing up to there matches
+		}
+		at := number(lines[len(lines)-1])
+		return at, t.send("delta", at, lines)
+	})
+}
+
+func (t *topic) points() error {
+	if err := t.known(); err != nil {
+		return err
+	}
+	tenant := t.who.Tenant
+	last := func() int64 {
+		_, end := t.m.Series.LastCursor(tenant, t.Run)
+		return end
+	}
+	snapshot := func() (int64, error) {
+		t.turn.Lock()
+		defer t.turn.Unlock()
+		keys, err := t.m.Series.Keys(t.ctx, tenant, t.Run)
+		if err != nil {
+			return 0, err
+		}
+		at := last() // before reading: a point that comes meanwhile is in both, under one step
+		curves, err := t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
+			Buckets: max(10, min(500, shownPoints/max(1, len(keys))))})
+		if err != nil {
+			return 0, err
+		}
+		return at, t.send("snapshot", at, curvesOut(curves))
+	}
+	return t.follow(last, snapshot, func(from, to int64) (int64, error) {
+		t.turn.Lock()
+		defer t.turn.Unlock()
+		points, err := t.m.Series.RunPoints(t.ctx, tenant, t.Run, from, linesAtOnce)
+		if err != nil || len(points) == 0 {
+			return to, err
+		}
+		at := points[len(points)-1].Cursor
+		mine := points[:0]
+		for _, p := range points {
+			if t.Replica == "" || p.Replica == t.Replica {
+				mine = append(mine, p)
+			}
+		}
+		if len(mine) == 0 {
+			return at, nil
+		}
+		return at, t.send("delta", at, mine)
+	})
+}
+
+// follow sends what a series has and gets: a snapshot, or what follows From,
+// and then each page. Numbers are dense: last is the newest, snapshot returns
+// up to where it has told, and page tells some of what is between two of them,
+// both included, and returns up to where.
+func (t *topic) follow(last func() int64, snapshot func() (int64, error), page func(from, to int64) (int64, error)) (err error) {
+	var at int64
+	switch {
+	case t.From == nil:
+		at, err = snapshot()
+	case *t.From <= last():
+		at = *t.From
+		err = t.send("synced", at, nil)
+	default: // of a time that is lost, as after a restore
+		if err = t.send("reset", 0, nil); err == nil {
+			at, err = snapshot()
+		}
+	}
+	for err == nil {
+		changed := t.m.Series.Changed(t.who.Tenant, t.Run) // before reading: what comes meanwhile wakes us
+		end := last()
+		for at < end && err == nil {
+			at, err = page(at+1, end)
+		}
+		if err != nil {
+			break
+		}
+		if end < at {
+			return fmt.Errorf("what run %s has said was removed: %w", t.Run, mlaas.ErrGone)
+		}
+		select {
+		case <-t.ctx.Done():
+			return t.ctx.Err()
+		case <-changed:
+		}
+	}
+	return err
 }
