@@ -360,6 +360,9 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 	default:
 		done.Status, done.Reason = mlaas.ReplicaFailed, p.failure(code)
 	}
+	if s.isSuspended() {
+		return done // the next attempt has outputs; there is nobody to give these to
+	}
 	// What it left is worth keeping however it ended; a stop does not cut it off.
 	keep, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Minute, errors.New("it took more than 10 minutes"))
 	defer cancel()

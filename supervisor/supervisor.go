@@ -56,6 +56,7 @@ type Supervisor struct {
 	final     bool
 	away      time.Time // since when there is no conversation; zero: there is one
 	dropped   int64
+	gap       bool // something found no room, and no line says yet that there is room again
 	full      bool // a line says that lines are dropped
 	usage     mlaas.Usage
 	ports     []net.Listener
@@ -373,20 +374,24 @@ func (s *Supervisor) listen(ctx context.Context, quiet chan<- struct{}) {
 	}
 }
 
-// log adds lines to the spool. What finds no room is counted, and a line of
-// the platform says so: the program is never held up.
+// log adds lines to the spool. What finds no room is counted, and where it is
+// missing a line of the platform says so: the program is never held up.
 func (s *Supervisor) log(lines ...mlaas.LogLine) {
-	err := s.lines.append(lines)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err != nil:
+	put := lines
+	if s.gap {
+		why := s.words(fmt.Sprintf("%d lines and points have been dropped so far; there is room again", s.dropped))
+		put = append([]mlaas.LogLine{why}, lines...)
+	}
+	if err := s.lines.append(put); err == nil {
+		s.gap, s.full = false, false
+	} else {
 		s.dropped += int64(len(lines))
+		s.gap = true
 		if !s.full {
 			s.full = s.lines.insist(s.words("lines are dropped until there is room: "+err.Error())) == nil
 		}
-	case s.full:
-		s.full = s.lines.insist(s.words(fmt.Sprintf("%d lines and points have been dropped so far; there is room again", s.dropped))) != nil
 	}
 	s.poke()
 }
@@ -400,12 +405,14 @@ func (s *Supervisor) words(text string) mlaas.LogLine {
 
 // measured adds points to the spool.
 func (s *Supervisor) measured(points []mlaas.Point, lost int64) {
-	if err := s.points.append(points); err != nil {
+	err := s.points.append(points)
+	if err != nil {
 		lost += int64(len(points))
 	}
 	if lost > 0 {
 		s.mu.Lock()
 		s.dropped += lost
+		s.gap = s.gap || err != nil
 		s.mu.Unlock()
 	}
 	s.poke()

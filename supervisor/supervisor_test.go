@@ -278,6 +278,43 @@ func TestEntry(t *testing.T) {
 }
 
 // Two supervisors of one folder: one of them runs the program.
+// A disk that was full leaves a line where something is missing, although there
+// was no room for that line either.
+func TestGapIsSaid(t *testing.T) {
+	s := &Supervisor{Now: time.Now, wake: make(chan struct{}, 1)}
+	var err error
+	if s.lines, err = openSpool[mlaas.LogLine](t.TempDir(), "log", 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	defer s.lines.close()
+	text := func(text string) mlaas.LogLine { return mlaas.LogLine{Text: text} }
+	s.log(text("one"))
+	file := s.lines.file
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	s.lines.file = full
+	s.log(text("two"), text("three"))
+	s.log(text("four"))
+	s.lines.file = file
+	full.Close()
+	s.log(text("five"))
+	s.log(text("six"))
+	_, got, err := s.lines.take(1, 100, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, l := range got {
+		texts = append(texts, l.Text)
+	}
+	want := []string{"one", "3 lines and points have been dropped so far; there is room again", "five", "six"}
+	if !slices.Equal(texts, want) || s.dropped != 3 {
+		t.Errorf("kept %q, want %q; %d dropped", texts, want, s.dropped)
+	}
+}
+
 // What the user adds to the paths comes first; ours stay, or the program could
 // not import mlaas.
 func TestVariables(t *testing.T) {

@@ -329,8 +329,18 @@ func fork(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
 	return pid, nil
 }
 
+// hurry lifts the ceiling on processor time: a thousand processes end in a
+// moment, or in a minute if they must share a tenth of a core for it.
+func (g *group) hurry() {
+	for _, dir := range g.program() {
+		write(dir, "cpu.cfs_quota_us", "-1") //nolint:errcheck // it has none, or its end takes longer
+		write(dir, "cpu.max", "max")         //nolint:errcheck // the same
+	}
+}
+
 // kill ends every process of the groups and returns when they are empty.
 func (g *group) kill(ctx context.Context) error {
+	g.hurry()
 	if g.h.two != "" { // at one stroke, where the kernel knows how (5.14)
 		write(filepath.Join(g.h.two, ours, g.name), "cgroup.kill", "1") //nolint:errcheck // else one by one, below
 	}

@@ -66,7 +66,16 @@ func supervise(args []string) int {
 			return &supervisor.Runtime{Python: python, ReadOnly: []string{prefix}}, nil
 		},
 	}
+	suspend := make(chan os.Signal, 1)
+	signal.Notify(suspend, syscall.SIGUSR1)
+	go func() {
+		<-suspend
+		s.Suspend()
+	}()
 	err = s.Run(context.Background())
+	if errors.Is(err, supervisor.ErrSuspended) {
+		return 0
+	}
 	if errors.Is(err, supervisor.ErrClaimed) {
 		return supervisor.ExitClaimed
 	}
@@ -749,6 +758,70 @@ func TestMachineRestarted(t *testing.T) {
 	if n := b.lost(f); n.Status != mlaas.ReplicaLost || n.Reason != "machine restarted" {
 		t.Errorf("%+v", n)
 	}
+}
+
+// Down asks every program first and ends those that do not listen; their runs
+// are not over. What it returns for is that nothing is left, whoever is away.
+func TestDown(t *testing.T) {
+	b := newBench(t)
+	polite := b.run("import os, signal, sys, time\nopen(os.environ['MLAAS_OUTPUT'] + '/out', 'w').write('x')\n" +
+		"signal.signal(signal.SIGTERM, lambda *a: (print('saved'), sys.exit(0)))\nprint('up')\ntime.sleep(100)")
+	deaf := b.run("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up')\ntime.sleep(100)")
+	over := b.run("print('done')")
+	b.succeeded(over)
+	if err := b.e.Stop(t.Context(), over); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []mlaas.Fence{polite, deaf} {
+		b.until(f, "up", func(r *told) bool { return strings.Contains(r.text("stdout"), "up") })
+	}
+	b.shut()
+	b.e.Close()
+	n, err := b.executor().Down(t.Context(), 3*time.Second)
+	if n != 2 || err != nil {
+		t.Errorf("%d ended, %v", n, err)
+	}
+	for _, f := range []mlaas.Fence{polite, deaf} {
+		if l := left(f.String()); len(l) > 0 {
+			t.Errorf("left of %s: %v", f, l)
+		}
+		if _, err := os.Stat(filepath.Join(b.dir, "replicas", f.String(), supervisor.CompletionFile)); err == nil {
+			t.Errorf("the program of %s counts as ended", f)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(b.dir, "replicas", polite.String(), supervisor.LogFile))
+	if err != nil || strings.Contains(string(log), "context") {
+		t.Errorf("the polite one says %s, %v", log, err)
+	}
+	if n, err := b.executor().Down(t.Context(), time.Second); n != 0 || err != nil {
+		t.Errorf("the second time %d ended, %v", n, err)
+	}
+
+	b.door.open()
+	b.e = b.executor()
+	for _, f := range []mlaas.Fence{polite, deaf} {
+		if n := b.lost(f); n.Status != mlaas.ReplicaLost || n.Reason != "the platform was taken down" {
+			t.Errorf("%+v", n)
+		}
+	}
+	if got := b.until(polite, "its last word", func(r *told) bool { return len(r.lines) >= 2 }).text("stdout"); got != "up\nsaved\n" {
+		t.Errorf("it wrote %q", got)
+	}
+}
+
+// A program that Down asked to end does so at once, although nobody takes what
+// is in its output folder.
+func TestDownWithOutputs(t *testing.T) {
+	b := newBench(t)
+	f := b.run("import os, time\nopen(os.environ['MLAAS_OUTPUT'] + '/out', 'w').write('x')\nprint('up')\ntime.sleep(100)")
+	b.until(f, "up", func(r *told) bool { return strings.Contains(r.text("stdout"), "up") })
+	b.shut()
+	b.e.Close()
+	began := time.Now()
+	if n, err := b.executor().Down(t.Context(), time.Minute); n != 1 || err != nil || time.Since(began) > 30*time.Second {
+		t.Errorf("%d ended in %s, %v", n, time.Since(began), err)
+	}
+	b.e = b.executor()
 }
 
 func readJSON(t *testing.T, path string, v any) {
