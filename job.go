@@ -27,7 +27,7 @@ type Job struct {
 	Deleted  *time.Time `json:"deleted,omitempty"` // restorable for 7 days
 	Revision int64      `json:"revision"`
 	Status   *JobStatus `json:"status,omitempty"`
-	Results  *Results   `json:"results,omitempty"`
+	Results  *Results   `json:"results"` // null until a run has finished
 }
 
 // A JobSpec is the part of a job that its user writes: the body of POST
@@ -273,7 +273,7 @@ type RuleOn struct {
 type JobStatus struct {
 	State  State  `json:"state"`
 	Reason string `json:"reason"`
-	Run    RunID  `json:"run,omitempty"`
+	Run    RunID  `json:"run"` // empty: it was never run
 	Number int    `json:"number,omitempty"`
 }
 

@@ -171,7 +171,7 @@ func (m *Management) getVersion(w http.ResponseWriter, r *http.Request, in *getV
 	if err != nil {
 		return err
 	}
-	v, err := m.findVersion(ctx, j, in.Version)
+	v, rev, err := m.versionAt(ctx, j, in.Version)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (m *Management) getVersion(w http.ResponseWriter, r *http.Request, in *getV
 			}
 		}
 	}
-	return send(w, r, http.StatusOK, &Answer[VersionView]{Body: view})
+	return send(w, r, http.StatusOK, &Answer[VersionView]{Body: view, Revision: rev})
 }
 
 // archive writes the files of a version as one file.
@@ -246,6 +246,7 @@ func (m *Management) copyBlob(ctx context.Context, to io.Writer, d mlaas.Digest)
 
 type putVersionIn struct {
 	versionIn
+	Match  string `header:"If-Match" doc:"Replace its labels only if its ETag is this one; else 412"`
 	Upload *upload
 }
 
@@ -268,11 +269,14 @@ func (m *Management) putVersion(ctx context.Context, in *putVersionIn) (*Answer[
 	if up.Code {
 		return m.addVersion(ctx, j, up)
 	}
+	if err := match(in.Match, fmt.Sprintf("version %s of job %s", v.ID, j.Name), rev); err != nil {
+		return nil, none, err
+	}
 	if err := checkLabels(up.Labels); err != nil {
 		return nil, none, err
 	}
 	v.Labels = up.Labels
-	return &Answer[mlaas.Version]{Body: v}, store.Batch{Put: []store.Row{store.Versions(m.DB).Put(v, rev)}}, nil
+	return &Answer[mlaas.Version]{Body: v, Revision: rev + 1}, store.Batch{Put: []store.Row{store.Versions(m.DB).Put(v, rev)}}, nil
 }
 
 type fileIn struct {

@@ -109,6 +109,10 @@ func TestPushCode(t *testing.T) {
 
 	// A version never changes, but for its labels.
 	a.do("PUT", "/api/job/j/code/v1", `{"labels": {"good": "yes"}}`).want(200).is("id", "v1").is("labels.good", "yes")
+	tag := a.do("GET", "/api/job/j/code/v1", nil).want(200).Header.Get("ETag")
+	a.do("PUT", "/api/job/j/code/v1", `{"labels": {"good": "no"}}`, "If-Match", `"1"`).refuses(412, "stale", "", "version v1 of job j is at revision 2")
+	a.do("PUT", "/api/job/j/code/v1", `{"labels": {"good": "yes"}}`, "If-Match", tag).want(200)
+	a.do("POST", "/api/job/j/code", `{"files": {"main.py": null}}`).refuses(422, "invalid", "files.main.py", "want a text")
 	a.do("GET", "/api/job/j/code/v1", nil).want(200).is("labels.good", "yes").is("files.1.path", "main.py")
 	a.do("PUT", "/api/job/j/code/v1", `{"files": {"main.py": "print(2)\n"}}`).want(201).is("id", "v4").is("labels.good", nil)
 	a.do("GET", "/api/job/j/code/v1", nil).want(200).is("entry", "main.py").is("size", "15")
@@ -265,7 +269,7 @@ func TestArtifacts(t *testing.T) {
 	a.becomes(run, mlaas.Succeeded, "All workers are done.")
 	a.do("GET", "/api/run/j.1/artifact", nil).want(200).is("items.0.path", "m/x.bin").is("items.0.replica", "worker-0").is("items.1.size", 8)
 	first := a.do("GET", "/api/run/j.1/artifact?limit=1", nil).want(200).is("items.1", nil)
-	a.do("GET", "/api/run/j.1/artifact?limit=1&page_token="+first.get("next_page_token").(string), nil).want(200).is("items.0.path", "plot.html").is("next_page_token", nil)
+	a.do("GET", "/api/run/j.1/artifact?limit=1&page_token="+first.get("next_page_token").(string), nil).want(200).is("items.0.path", "plot.html").is("next_page_token", "")
 	f := a.do("GET", "/api/run/"+run+"/artifact/worker-0/plot.html", nil).want(200)
 	if f.Header.Get("Content-Type") != "application/octet-stream" || f.Header.Get("X-Content-Type-Options") != "nosniff" || string(f.Body) != "<script>" {
 		t.Errorf("a user's page is served as one: %v", f.Header)

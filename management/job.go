@@ -51,9 +51,6 @@ func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
-	if mode := spec.Code.Mode; mode != "plain" && mode != "nonintrusive" {
-		return mlaas.Invalid("code.mode", "plain or nonintrusive, which work today: the other ways arrive with the code engine", mode)
-	}
 	if e := spec.Environment; e.Image == "" && len(m.Catalogue) > 0 && !slices.ContainsFunc(m.Catalogue, func(f Framework) bool { return f.Name == e.Framework }) {
 		var names []string
 		for _, f := range m.Catalogue {

@@ -60,8 +60,7 @@ func TestBadJobs(t *testing.T) {
 		{`{"name": "x", "environment": {"framework": "fortran"}}`, "invalid", "environment.framework", "one of python, tensorflow", 422},
 		{`{"name": "x", "environment": {"packages": ["--index-url=x"]}}`, "invalid", "environment.packages[0]", "one requirement", 422},
 		{`{"name": "x", "environment": {"image": "a", "framework": "python"}}`, "invalid", "environment.image", "an image alone", 422},
-		{`{"name": "x", "code": {"mode": "guiding"}}`, "invalid", "code.mode", "arrive with the code engine", 422},
-		{`{"name": "x", "code": {"mode": "composed"}}`, "invalid", "code.mode", "arrive with the code engine", 422},
+		{`{"name": "x", "code": {"mode": "zen"}}`, "invalid", "code.mode", "plain, guiding, annotation, nonintrusive, composed", 422},
 		{`{"name": "x", "data": [{"name": "d", "source": "file:///etc/passwd"}]}`, "invalid", "data[0].source", "want dataset:", 422},
 		{`{"name": "x", "execution": {"parameters": {"a": [1]}}}`, "invalid", "execution.parameters.a", "want a text, a number", 422},
 		{`{"name": "` + strings.Repeat("x", 5<<20) + `"}`, "too_large", "", "over the limit of 4Mi", 413},
@@ -133,6 +132,44 @@ func TestPatchAtOnce(t *testing.T) {
 	a.do("GET", "/api/job/j", nil).is("revision", 2+len(codes))
 }
 
+// What a script may look for in a job, in a list and in a page of one is
+// there from the start.
+func TestNothingIsMissing(t *testing.T) {
+	a := start(t)
+	a.do("POST", "/api/job", `{"name": "j"}`).want(201)
+	for _, path := range []string{"/api/job/j", "/api/job"} {
+		r := a.do("GET", path, nil).want(200)
+		for _, says := range []string{`"run":""`, `"results":null`, `"state":"created"`, `"reason":"It was never run."`} {
+			if !strings.Contains(string(r.Body), says) {
+				t.Errorf("%s: %s\nhas no %s", path, r.Body, says)
+			}
+		}
+	}
+	for _, path := range []string{"/api/job", "/api/run", "/api/job/j/code", "/api/job/j/run", "/api/job/j/node", "/api/dataset", "/api/secret", "/api/session", "/api/cluster", "/api/environment"} {
+		a.do("GET", path, nil).want(200).is("next_page_token", "")
+		for _, q := range []string{"?limit=-1", "?limit=x", "?page_token=abc", "?page_token=%00"} {
+			a.do("GET", path+q, nil).want(422)
+		}
+	}
+}
+
+// Every way of making code trackable may be written down; only what is there
+// can be run.
+func TestModes(t *testing.T) {
+	a := start(t)
+	for _, mode := range mlaas.Modes {
+		a.do("POST", "/api/job", fmt.Sprintf(`{"name": "m-%s", "code": {"mode": "%[1]s", "composed": {"hidden_layers": [500]}}}`, mode)).want(201)
+		a.do("GET", "/api/job/m-"+mode, nil).want(200).is("code.mode", mode).is("code.composed.hidden_layers", []any{500})
+		a.do("POST", "/api/job/m-"+mode+"/code", `{"files": {"main.py": "print(1)"}}`).want(201)
+		r := a.do("POST", "/api/job/m-"+mode+"/run", nil)
+		if mode == "plain" || mode == "nonintrusive" {
+			r.want(202)
+			continue
+		}
+		r.refuses(422, "invalid", "code.mode", "arrive with the code engine")
+	}
+}
+
 func TestListJobs(t *testing.T) {
 	a := start(t)
 	for i := range 7 {
@@ -148,7 +185,7 @@ func TestListJobs(t *testing.T) {
 			names = append(names, item.(map[string]any)["name"].(string))
 		}
 		next := r.get("next_page_token")
-		if next == nil {
+		if next == "" {
 			break
 		}
 		token = next.(string)

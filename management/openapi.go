@@ -182,6 +182,9 @@ func (s schemas) MarshalJSON() ([]byte, error) { return json.Marshal(s.Map()) }
 func (s schemas) settle() {
 	for name, schema := range s.Map() {
 		s.plain(schema)
+		if t := s.Registry.TypeFromRef(schemaPrefix + name); t == reflect.TypeFor[mlaas.Job]() {
+			schema.Properties["results"] = &huma.Schema{OneOf: []*huma.Schema{schema.Properties["results"], {Type: "null"}}}
+		}
 		if t := s.in.TypeFromRef(schemaPrefix + name); t != nil {
 			schema.Required = needed[t]
 		}
@@ -331,6 +334,9 @@ func (rt route) response(s schemas, status int) *huma.Response {
 		res.Content = map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: "string", Format: "binary"}}}
 	default:
 		res.Content = map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: "string"}}}
+	}
+	for _, media := range rt.files {
+		res.Content[media] = &huma.MediaType{Schema: &huma.Schema{Type: "string", Format: "binary"}}
 	}
 	if status == http.StatusCreated {
 		res.Headers["Location"] = &huma.Param{Description: "Where it is", Schema: &huma.Schema{Type: "string"}}

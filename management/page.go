@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strconv"
+	"unicode/utf8"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/store"
@@ -12,7 +13,7 @@ import (
 // A List is one page of a list.
 type List[T any] struct {
 	Items []T    `json:"items"`
-	Next  string `json:"next_page_token,omitempty" doc:"Send it as page_token for the next page; not there on the last"`
+	Next  string `json:"next_page_token" doc:"Send it as page_token for the next page; empty on the last"`
 }
 
 // Paging is what every list may be asked.
@@ -35,7 +36,7 @@ func pageOf[T, V any](ctx context.Context, records store.Records[T], q store.Que
 	q.Limit = limit + 1 // one more says whether there is another page
 	if p.Token != "" {
 		id, err := base64.RawURLEncoding.DecodeString(p.Token)
-		if err != nil || len(id) == 0 || len(id) > 512 {
+		if err != nil || len(id) == 0 || len(id) > 512 || !utf8.Valid(id) {
 			return nil, badToken(p.Token)
 		}
 		q.After = store.Key{Kind: records.Kind, Tenant: q.Tenant, ID: string(id)}

@@ -332,7 +332,10 @@ func fits(t *testing.T, at string, schema map[string]any, v any, schemas map[str
 			fits(t, at+"[]", items, item, schemas)
 		}
 	case nil:
-		if types, ok := schema["type"].([]any); !ok || !slices.Contains(types, any("null")) {
+		types, _ := schema["type"].([]any)
+		other, _ := schema["oneOf"].([]any)
+		nulls := func(s any) bool { return s.(map[string]any)["type"] == "null" }
+		if !slices.Contains(types, any("null")) && !slices.ContainsFunc(other, nulls) {
 			t.Errorf("%s is null, want %v", at, schema["type"])
 		}
 	default:

@@ -40,6 +40,7 @@ type handler struct {
 	status  int          // of a success
 	other   int          // another one, where there is one
 	media   string       // of an answer that is no JSON
+	files   []string     // the other types that an answer may be asked in
 	creates bool         // commits; a POST takes an Idempotency-Key
 
 	asks       reflect.Type // of the JSON body, where the handler reads it itself
@@ -140,6 +141,12 @@ func raw[In any](status int, media string, h func(http.ResponseWriter, *http.Req
 // or adds a second status of success to what is said of h.
 func (h handler) or(status int) handler {
 	h.other = status
+	return h
+}
+
+// as adds types that an answer may be asked in to what is said of h.
+func (h handler) as(media ...string) handler {
+	h.files = media
 	return h
 }
 

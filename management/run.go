@@ -84,6 +84,9 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	if err := m.checkSpec(&spec); err != nil {
 		return run, err
 	}
+	if mode := spec.Code.Mode; mode != "plain" && mode != "nonintrusive" {
+		return run, mlaas.Invalid("code.mode", "plain or nonintrusive to run it, whose code is taken as it is: the other ways arrive with the code engine", mode)
+	}
 	want := ask.Version
 	if want == "" {
 		want = spec.Code.Version

@@ -83,10 +83,10 @@ func (m *Management) pinSecrets(ctx context.Context, tenant mlaas.Tenant, uses [
 	return pinned, nil
 }
 
-type secretsIn struct{}
+type secretsIn struct{ Paging }
 
 // listSecrets lists the newest version of each secret.
-func (m *Management) listSecrets(ctx context.Context, _ *secretsIn) (*Answer[List[SecretInfo]], error) {
+func (m *Management) listSecrets(ctx context.Context, in *secretsIn) (*Answer[List[SecretInfo]], error) {
 	all, err := store.Secrets(m.DB).All(ctx, store.Query{Tenant: tenantOf(ctx)})
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (m *Management) listSecrets(ctx context.Context, _ *secretsIn) (*Answer[Lis
 		}
 		items = append(items, s)
 	}
-	return whole(items), nil
+	return part(items, in.Paging)
 }
 
 type secretNameIn struct {

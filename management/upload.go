@@ -101,12 +101,19 @@ func (m *Management) listed(ctx context.Context, data []byte) (out *uploaded, er
 		out, err = m.named(ctx, t.Files, "files")
 	case len(files) > 0:
 		var t struct {
-			Files map[string]string `json:"files"`
+			Files map[string]*string `json:"files"`
 		}
 		if err := mlaas.Decode(append(append([]byte(`{"files":`), files...), '}'), &t); err != nil {
 			return nil, err
 		}
-		out, err = m.texts(ctx, t.Files)
+		texts := make(map[string]string, len(t.Files))
+		for _, name := range slices.Sorted(maps.Keys(t.Files)) {
+			if t.Files[name] == nil {
+				return nil, mlaas.Invalid("files."+name, "a text", nil)
+			}
+			texts[name] = *t.Files[name]
+		}
+		out, err = m.texts(ctx, texts)
 	case ask.Tree != nil:
 		out, err = m.named(ctx, ask.Tree, "tree")
 	case ask.Labels != nil:
@@ -156,7 +163,7 @@ func (m *Management) named(ctx context.Context, list []mlaas.File, field string)
 	}
 	for i, f := range list {
 		at := fmt.Sprintf("%s[%d]", field, i)
-		info, err := m.Blob.Stat(ctx, f.Digest)
+		info, err := blob.Touch(ctx, m.Blob, f.Digest)
 		if errors.Is(err, mlaas.ErrNotFound) {
 			return nil, mlaas.Invalid(at+".digest", "bytes that are here: send them with PUT /api/blob/"+string(f.Digest), string(f.Digest))
 		}

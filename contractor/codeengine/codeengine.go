@@ -3,8 +3,7 @@
 // parameters and its share of the processor.
 //
 // It is pure: the run and where its replicas stand go in, a [mlaas.Launch]
-// comes out. The code of modes plain and nonintrusive is passed on as it is;
-// nonintrusive code is tracked by import hooks in the program's own process.
+// comes out. The code of modes plain and nonintrusive is passed on as it is.
 package codeengine
 
 import (
