@@ -74,7 +74,7 @@ bench: build ## what is promised about speed, beside its limit
 	$(GO) run ./bench/all -bin bin/mlaas
 
 bench-paper: build ## the paper's figure 6.1, short
-	bin/mlaas bench paper --short
+	$(GO) run ./bench/paper -bin $(CURDIR)/bin/mlaas
 
 clean: ## remove what make made
 	rm -rf bin dist
