@@ -133,7 +133,7 @@ func TestStreamJobs(t *testing.T) {
 		t.Fatalf("the first event is %+v", e)
 	}
 	id := a.do("POST", "/api/job", map[string]any{"name": "one"}).want(201).get("id").(string)
-	l.hears("delta: one map[reason:It was never run. state:created]", "name", "status")
+	l.hears("delta: one map[reason:It was never run. run: state:created]", "name", "status")
 	a.do("POST", "/api/job/one/code", `{"files": {"main.py": "print(1)\n"}}`).want(201) // is no news of where it stands
 	run := a.do("POST", "/api/job/one/run", nil).want(202).get("id").(string)
 	seen := l.next()
