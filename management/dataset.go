@@ -203,7 +203,12 @@ func (m *Management) putBlob(w http.ResponseWriter, r *http.Request, in *blobIn)
 	return send(w, r, http.StatusCreated, &Answer[BlobInfo]{Body: BlobInfo{d, size}})
 }
 
+// headBlob is asked before bytes are named instead of sent, so they must not
+// be collected in between.
 func (m *Management) headBlob(w http.ResponseWriter, r *http.Request, in *blobIn) error {
+	if _, err := blob.Touch(r.Context(), m.Blob, in.Digest); err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return err
+	}
 	return m.getBlob(w, r, in)
 }
 

@@ -43,6 +43,7 @@ type GC struct {
 	Blobs       int         `json:"blobs" doc:"Pieces of content that nothing names"`
 	Freed       mlaas.Bytes `json:"freed" doc:"Bytes of those"`
 	Logs        mlaas.Bytes `json:"logs" doc:"Bytes of lines and points over the cap, the oldest runs first"`
+	Logins      int         `json:"logins" doc:"Links that are too old, and logins that ended more than 30 days ago"`
 	Places      []string    `json:"places" doc:"What else was swept, a sentence each"`
 }
 
@@ -66,6 +67,9 @@ func (m *Management) Collect(ctx context.Context) (out GC, err error) {
 		return out, err
 	}
 	if out.Logs, err = m.Series.Trim(ctx, keep.Logs, func(t mlaas.Tenant, run mlaas.RunID) bool { return m.over(ctx, t, run) }); err != nil {
+		return out, err
+	}
+	if out.Logins, err = m.forgetLogins(ctx); err != nil {
 		return out, err
 	}
 	used, err := m.used(ctx)
@@ -128,16 +132,17 @@ func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error
 		return err
 	}
 	for _, r := range runs {
-		s, _, err := store.RunStates(m.DB).Get(ctx, j.Tenant, string(r.Value.ID))
-		if err == nil && !s.State.Final() {
+		if !m.over(ctx, j.Tenant, r.Value.ID) {
 			return fmt.Errorf("run %s is not over: %w", r.Value.ID, mlaas.ErrConflict)
 		}
+	}
+	for _, r := range runs {
 		if err := m.Series.Delete(ctx, j.Tenant, r.Value.ID); err != nil {
 			return err
 		}
 	}
-	// The job goes first, so that nothing is seen half; its parts are found by
-	// their keys if we die in between, as the tombstone is kept until they went.
+	// The job goes last: it is deleted, so nobody sees it half, and if we die in
+	// between the rest is found by it another day.
 	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}}
 	for _, r := range runs {
 		for _, kind := range []string{"replica", "launch", "checkpoint"} {
@@ -176,7 +181,8 @@ func (m *Management) erase(ctx context.Context, q store.Query) error {
 }
 
 // thin keeps the newest n checkpoints of each run that is over, and the newest
-// that was the best by a metric.
+// that was the best by a metric. What several replicas saved at one step is one
+// checkpoint.
 func (m *Management) thin(ctx context.Context, n int) (removed int, err error) {
 	all, err := store.Checkpoints(m.DB).All(ctx, store.Query{Reverse: true}) // newest of each run first
 	if err != nil {
@@ -186,19 +192,31 @@ func (m *Management) thin(ctx context.Context, n int) (removed int, err error) {
 		tenant mlaas.Tenant
 		run    mlaas.RunID
 	}
-	kept, best, over := map[runOf]int{}, map[string]bool{}, map[runOf]bool{}
+	type stepOf struct {
+		epoch int
+		step  int64
+	}
+	type kept struct {
+		over  bool
+		steps map[stepOf]bool
+		best  map[string]stepOf
+	}
+	runs := map[runOf]*kept{}
 	for _, f := range all {
 		c := f.Value
-		r := runOf{c.Tenant, c.Run}
-		final, known := over[r]
-		if !known {
-			final = m.over(ctx, c.Tenant, c.Run)
-			over[r] = final
+		of, at := runOf{c.Tenant, c.Run}, stepOf{c.Epoch, c.Step}
+		r := runs[of]
+		if r == nil {
+			r = &kept{m.over(ctx, c.Tenant, c.Run), map[stepOf]bool{}, map[string]stepOf{}}
+			runs[of] = r
 		}
-		mark := string(c.Run) + " " + c.Best
-		if !final || kept[r] < n || c.Best != "" && !best[mark] {
-			kept[r]++
-			best[mark] = true
+		if r.steps[at] || len(r.steps) < n {
+			r.steps[at] = true
+		}
+		if _, known := r.best[c.Best]; c.Best != "" && !known {
+			r.best[c.Best] = at
+		}
+		if !r.over || r.steps[at] || c.Best != "" && r.best[c.Best] == at {
 			continue
 		}
 		tenant, id := store.Checkpoints(m.DB).Key(c)

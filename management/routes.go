@@ -60,6 +60,8 @@ func (m *Management) routes() []route {
 		{"GET /api/cluster", "listClusters", "List the places to run replicas, and what of them is promised", auth.Member, reads(200, m.listClusters)},
 		{"GET /api/cluster/{name}", "getCluster", "Read one place to run replicas", auth.Member, reads(200, m.getCluster)},
 		{"GET /api/status", "getStatus", "Read how the platform is: version, disk, store, replicas, what is not enforced", auth.Member, reads(200, m.status)},
+		{"GET /api/message", "listMessages", "List the messages between the services that were given up, oldest first", auth.Admin, reads(200, m.listMessages)},
+		{"POST /api/message/{id}/requeue", "requeueMessage", "Deliver a message that was given up again", auth.Admin, reads(204, m.requeueMessage)},
 		{"POST /api/gc", "collect", "Remove what nothing needs: it is done daily by itself", auth.Admin, reads(200, m.gc)},
 		{"GET /api/stream", "stream", "Follow jobs, replicas, logs and curves live, over one WebSocket or as NDJSON", auth.Member, raw(200, ndjson, m.stream).gives(new(StreamEvent))},
 

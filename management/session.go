@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -18,7 +21,43 @@ import (
 const (
 	linkFor    = 15 * time.Minute
 	sessionFor = 14 * 24 * time.Hour
+	showEnded  = 30 * 24 * time.Hour // how long an ended session is listed
 )
+
+// forgetLogins removes links that are too old and sessions that ended long ago.
+func (m *Management) forgetLogins(ctx context.Context) (n int, err error) {
+	now := m.now()
+	var old []store.Row
+	links, err := store.Links(m.DB).All(ctx, store.Query{})
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range links {
+		if !now.Before(f.Value.Expires) {
+			old = append(old, store.Links(m.DB).At(f.Value.Tenant, f.Value.Hash, f.Rev))
+		}
+	}
+	sessions, err := store.Sessions(m.DB).All(ctx, store.Query{})
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range sessions {
+		ended := f.Value.Expires
+		if f.Value.Revoked != nil && f.Value.Revoked.Before(ended) {
+			ended = *f.Value.Revoked
+		}
+		if now.Sub(ended) >= showEnded {
+			old = append(old, store.Sessions(m.DB).At(f.Value.Tenant, f.Value.ID, f.Rev))
+		}
+	}
+	for part := range slices.Chunk(old, 500) {
+		if err := m.DB.Commit(ctx, store.Batch{Delete: part}); err != nil && !errors.Is(err, mlaas.ErrConflict) {
+			return n, err // a conflict is a link that was used meanwhile: another day
+		}
+		n += len(part)
+	}
+	return n, nil
+}
 
 // Invite returns the path of a link that lets one browser in, once, within 15
 // minutes.
@@ -56,6 +95,9 @@ type loginIn struct {
 // is used up in the same commit, so two browsers cannot share it.
 func (m *Management) login(w http.ResponseWriter, r *http.Request, in *loginIn) error {
 	ctx, now := r.Context(), m.stamp()
+	if r.Method != http.MethodGet || strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") {
+		return fmt.Errorf("a link is not used up by a look at it: %w", mlaas.ErrForbidden) // of a preview
+	}
 	found, _, err := store.Links(m.DB).List(ctx, store.Query{Index: "hash=" + auth.Hash(in.Code), Limit: 1})
 	if err != nil {
 		return err
@@ -67,7 +109,7 @@ func (m *Management) login(w http.ResponseWriter, r *http.Request, in *loginIn) 
 	link, cookie := found[0].Value, auth.NewToken()
 	s := store.Session{
 		Tenant: link.Tenant, ID: mlaas.NewID(now), Hash: auth.Hash(cookie), Created: now, Expires: now.Add(sessionFor),
-		Agent: clip(r.UserAgent(), 200), Address: r.RemoteAddr,
+		Agent: strings.ToValidUTF8(clip(r.UserAgent(), 200), ""), Address: hostOf(r.RemoteAddr),
 	}
 	err = m.DB.Commit(ctx, store.Batch{
 		Put:    []store.Row{store.Sessions(m.DB).Put(s, 0)},
@@ -90,6 +132,14 @@ func (m *Management) login(w http.ResponseWriter, r *http.Request, in *loginIn) 
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	_, err = w.Write([]byte(`<!doctype html><meta http-equiv="refresh" content="0; url=/"><title>mlaas</title><a href="/">Go on</a>` + "\n"))
 	return err
+}
+
+// hostOf is an address without its port.
+func hostOf(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
 }
 
 func clip(s string, n int) string {
@@ -128,12 +178,14 @@ type sessionIn struct {
 	ID string `path:"id" doc:"The id of a session; current for the one of this request"`
 }
 
-// revokeSession ends a session; what it has open is closed with its next beat.
+// revokeSession ends a session; the live streams that it has open end with it.
 func (m *Management) revokeSession(ctx context.Context, in *sessionIn) (*Answer[None], store.Batch, error) {
 	who := auth.From(ctx)
 	id := in.ID
 	if id == "current" {
-		id = who.Session
+		if id = who.Session; id == "" {
+			return nil, store.Batch{}, fmt.Errorf("this request came with a token, not with a session: %w", mlaas.ErrNotFound)
+		}
 	}
 	s, rev, err := store.Sessions(m.DB).Get(ctx, who.Tenant, id)
 	if err != nil {

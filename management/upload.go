@@ -163,7 +163,7 @@ func (m *Management) named(ctx context.Context, list []mlaas.File, field string)
 	}
 	for i, f := range list {
 		at := fmt.Sprintf("%s[%d]", field, i)
-		info, err := m.Blob.Stat(ctx, f.Digest)
+		info, err := blob.Touch(ctx, m.Blob, f.Digest)
 		if errors.Is(err, mlaas.ErrNotFound) {
 			return nil, mlaas.Invalid(at+".digest", "bytes that are here: send them with PUT /api/blob/"+string(f.Digest), string(f.Digest))
 		}

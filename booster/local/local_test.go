@@ -760,6 +760,24 @@ func TestMachineRestarted(t *testing.T) {
 	}
 }
 
+// A supervisor that cannot begin is the fault of the platform, not of the
+// program: it counts as lost, so that another attempt is made.
+func TestCannotBegin(t *testing.T) {
+	for binary, want := range map[string]string{
+		"/bin/false":   "its supervisor could not begin: ",
+		"/nonexistent": "its supervisor could not be started: ",
+	} {
+		t.Run(binary, func(t *testing.T) {
+			b := newBench(t)
+			b.e.Binary = binary
+			n := b.lost(b.run("pass"))
+			if n.Status != mlaas.ReplicaLost || !strings.HasPrefix(n.Reason, want) {
+				t.Errorf("%+v, want %q", n, want)
+			}
+		})
+	}
+}
+
 // Down asks every program first and ends those that do not listen; their runs
 // are not over. What it returns for is that nothing is left, whoever is away.
 func TestDown(t *testing.T) {

@@ -99,7 +99,7 @@ func (r *replica) follow(p supervisor.Process) {
 func (r *replica) spawn(args ...string) {
 	w, err := r.launch(args...)
 	if err != nil {
-		r.over(&end{Status: mlaas.ReplicaFailed, Reason: "its supervisor could not be started: " + err.Error()}, "")
+		r.over(nil, "its supervisor could not be started: "+err.Error())
 		return
 	}
 	r.watch = w
@@ -185,7 +185,7 @@ func (r *replica) await(w *processWatch) {
 		return
 	}
 	if _, err := os.Stat(filepath.Join(r.folder, supervisor.ProcessFile)); errors.Is(err, fs.ErrNotExist) && !r.draining {
-		r.over(&end{Status: mlaas.ReplicaFailed, Reason: "its supervisor could not begin: " + lastLine(filepath.Join(r.folder, supervisor.LogFile)), ExitCode: code}, "")
+		r.over(&end{Status: mlaas.ReplicaLost, Reason: "its supervisor could not begin: " + lastLine(filepath.Join(r.folder, supervisor.LogFile)), ExitCode: code}, "")
 		return
 	}
 	reason := "its supervisor is gone"

@@ -28,12 +28,12 @@ import (
 func main() {
 	t := torture{}
 	flag.StringVar(&t.binary, "bin", "bin/mlaas-failpoints", "the mlaas binary, built with -tags failpoints")
-	short := flag.Bool("short", false, "two crashes at each point and ten random kills, instead of 20 and 300")
+	short := flag.Bool("short", false, "two crashes at each point and 15 random kills, instead of 20 and 300")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the random instants")
 	flag.Parse()
 	t.hits, t.kills = 20, 300
 	if *short {
-		t.hits, t.kills = 2, 10
+		t.hits, t.kills = 2, 15
 	}
 	t.random = rand.New(rand.NewPCG(*seed, 0))
 	fmt.Printf("seed %d\n", *seed)
@@ -77,6 +77,7 @@ func (t *torture) run() (err error) {
 	}
 	began := time.Now()
 	for _, point := range points {
+		before := t.crashes
 		for hit := range t.hits {
 			died, err := t.crashAt(data, fmt.Sprintf("%s#%d", point, 1+hit*(1+t.random.IntN(7))))
 			if err != nil {
@@ -85,6 +86,9 @@ func (t *torture) run() (err error) {
 			if died {
 				t.crashes++
 			}
+		}
+		if t.crashes == before {
+			return fmt.Errorf("no crash at %s: what passes it once should again", point)
 		}
 		fmt.Printf("  %-44s %d crashes in all, %d acknowledged, %.0f s\n", point, t.crashes, len(t.ledger.all()), time.Since(began).Seconds())
 	}
@@ -160,16 +164,21 @@ func (t *torture) crashAt(data, point string) (died bool, err error) {
 	if err == nil {
 		err = t.work(p, 2)
 	}
-	select {
-	case <-p.Ended:
-		died = true
-	default:
-		if err != nil {
-			return false, err
-		}
-		p.Kill() // the point was not reached so often: a kill is a crash all the same
+	if err == nil && !ended(p) {
+		err = t.settle(p) // the point may be in the life of a run
 	}
-	return died, nil
+	if ended(p) {
+		return true, nil
+	}
+	if _, refused := errors.AsType[*rig.Refused](err); err != nil && !refused {
+		<-p.Ended // it is dying: it has only not been waited for yet
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	p.Kill() // the point was not reached so often: a kill is a crash all the same
+	return false, nil
 }
 
 func ended(p *rig.Platform) bool {
@@ -189,7 +198,7 @@ func (t *torture) killSoon(data string) error {
 	if err != nil {
 		return err
 	}
-	after := time.Duration(t.random.IntN(400)) * time.Millisecond
+	after := time.Duration(t.random.IntN(1200)) * time.Millisecond
 	go func() {
 		<-time.After(after)
 		p.Kill()
@@ -204,10 +213,16 @@ func (t *torture) killSoon(data string) error {
 // The program prints its lines one after another, slowly enough to be running
 // when the platform dies.
 const program = `import sys, time
+import mlaas
 n = int(sys.argv[sys.argv.index("--lines") + 1])
 print("begin", flush=True)
 for i in range(n):
     print("line", i, flush=True)
+    mlaas.log({"i": i}, step=i)
+    if i == n // 2:
+        with open("state", "w") as f:
+            f.write(str(i))
+        mlaas.checkpoint("state", step=i)
     time.sleep(0.01)
 `
 
@@ -334,7 +349,7 @@ func (t *torture) settle(p *rig.Platform) error {
 		}
 		<-time.After(100 * time.Millisecond)
 	}
-	return fmt.Errorf("%d runs are not over after two minutes: %s", len(open), strings.Join(open[:min(5, len(open))], "; "))
+	return &rig.Refused{Text: fmt.Sprintf("%d runs are not over after two minutes: %s", len(open), strings.Join(open[:min(5, len(open))], "; "))}
 }
 
 // compare starts the platform once more, lets every run end, and looks for
@@ -441,6 +456,24 @@ func (t *torture) compareRun(p *rig.Platform, e Entry, tally *Tally) bool {
 		case n > 1:
 			tally.find(&tally.Duplicated, "line %d of run %s: %d times", i, e.ID, n)
 		}
+	}
+	var curves page[struct {
+		Key    string
+		Points [][]any
+	}]
+	var checkpoints page[struct{ Step int }]
+	err = p.Do("GET", "/api/run/"+e.ID+"/metric?key=i", nil, &curves)
+	if err == nil {
+		err = p.Do("GET", "/api/run/"+e.ID+"/checkpoint", nil, &checkpoints)
+	}
+	switch {
+	case err != nil:
+		tally.find(&tally.Lost, "metrics or checkpoints of run %s: %v", e.ID, err)
+		return false
+	case len(curves.Items) != 1 || len(curves.Items[0].Points) != e.Lines:
+		tally.find(&tally.Lost, "run %s logged %d points of one curve: %v", e.ID, e.Lines, curves.Items)
+	case len(checkpoints.Items) != 1 || checkpoints.Items[0].Step != e.Lines/2:
+		tally.find(&tally.Lost, "run %s made one checkpoint, of step %d: %v", e.ID, e.Lines/2, checkpoints.Items)
 	}
 	return true
 }
