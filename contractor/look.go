@@ -233,8 +233,8 @@ func (l *look) fault() (sight, bool) {
 		return sight{event: jobengine.StartRefused, why: say(failed.Fence.Replica+" could not start", failed.Reason), exit: failed.ExitCode}, true
 	case failed != nil:
 		why := failed.Fence.Replica + " failed"
-		if failed.ExitCode != nil {
-			why += fmt.Sprintf(" with exit code %d", *failed.ExitCode)
+		if code := failed.ExitCode; code != nil && !strings.Contains(failed.Reason, fmt.Sprintf("exit code %d", *code)) {
+			why += fmt.Sprintf(" with exit code %d", *code)
 		}
 		s := l.failed(say(why, failed.Reason), failed.ExitCode)
 		if s.event == jobengine.UserFaultSpent {

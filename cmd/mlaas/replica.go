@@ -30,7 +30,7 @@ func (c *cli) replicasCommand() *cobra.Command {
 				return err
 			}
 			now := time.Now()
-			t := table{Head: []string{"REPLICA", "STATUS", "ATTEMPT", "STEP", "MEMORY", "CPU", "EXIT", "REASON"}}
+			t := table{Head: []string{"REPLICA", "STATUS", "ATTEMPT", "STEP", "PEAK MEMORY", "CPU", "EXIT", "REASON"}}
 			if history {
 				t.Head = []string{"TIME", "REPLICA", "ATTEMPT", "STATUS", "EXIT", "REASON"}
 			}
@@ -43,7 +43,7 @@ func (c *cli) replicasCommand() *cobra.Command {
 					}
 					continue
 				}
-				t.row(r.ID, string(r.Status), fmt.Sprint(r.Attempt), fmt.Sprint(r.Step), r.Usage.Memory.String(),
+				t.row(r.ID, string(r.Status), fmt.Sprint(r.Attempt), fmt.Sprint(r.Step), max(r.Usage.Peak, r.Usage.Memory).String(),
 					span(time.Duration(r.Usage.CPUSeconds*float64(time.Second))), exitText(r.ExitCode), strings.TrimSpace(r.Reason+heard(r, now)))
 			}
 			if len(all) == 0 {
