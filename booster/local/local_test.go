@@ -807,10 +807,6 @@ func TestDown(t *testing.T) {
 			t.Errorf("the program of %s counts as ended", f)
 		}
 	}
-	log, err := os.ReadFile(filepath.Join(b.dir, "replicas", polite.String(), supervisor.LogFile))
-	if err != nil || strings.Contains(string(log), "context") {
-		t.Errorf("the polite one says %s, %v", log, err)
-	}
 	if n, err := b.executor().Down(t.Context(), time.Second); n != 0 || err != nil {
 		t.Errorf("the second time %d ended, %v", n, err)
 	}
