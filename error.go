@@ -59,10 +59,16 @@ type FieldError struct {
 
 func (e *FieldError) Error() string {
 	got := fmt.Sprintf("%#v", e.Got)
+	if s, ok := e.Got.(string); ok && len(s) > maxGot {
+		got = fmt.Sprintf("%q... of %d bytes", s[:maxGot], len(s))
+	}
 	switch v := reflect.ValueOf(e.Got); v.Kind() {
 	case reflect.Slice, reflect.Map: // nobody outside writes Go
 		if text, err := json.Marshal(e.Got); err == nil {
 			got = string(text)
+		}
+		if len(got) > maxGot {
+			got = got[:maxGot] + "..."
 		}
 		if v.Len() == 0 {
 			got = "empty"
@@ -70,6 +76,9 @@ func (e *FieldError) Error() string {
 	}
 	return fmt.Sprintf("%s is %s, want %s", e.Field, got, e.Want)
 }
+
+// maxGot is how much of what is wrong is shown.
+const maxGot = 200
 
 // Unwrap makes every FieldError an ErrInvalid.
 func (e *FieldError) Unwrap() error { return ErrInvalid }

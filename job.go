@@ -394,13 +394,19 @@ func (e *Environment) check() error {
 		if !variableRule.MatchString(k) {
 			return Invalid("variables", "names of letters, digits and _", k)
 		}
-		if strings.ContainsRune(e.Variables[k], 0) {
-			return Invalid("variables."+k, "text without a NUL", e.Variables[k])
+		if v := e.Variables[k]; len(v) > maxWord || strings.ContainsRune(v, 0) {
+			return Invalid("variables."+k, "a text without a NUL, of at most 64 KiB", v)
 		}
+	}
+	if e.Lock != "" && !digestRule.MatchString(string(e.Lock)) {
+		return Invalid("lock", `"sha256:" and 64 hex digits`, string(e.Lock))
 	}
 	for i, s := range e.Secrets {
 		if err := CheckName("secret", s.Secret); err != nil {
 			return In(fmt.Sprintf("secrets[%d]", i), err)
+		}
+		if s.Version < 0 {
+			return Invalid(fmt.Sprintf("secrets[%d].version", i), "1, 2, ... or nothing, which is the newest", s.Version)
 		}
 		if !variableRule.MatchString(s.Variable) {
 			return Invalid(fmt.Sprintf("secrets[%d].variable", i), "a name of letters, digits and _", s.Variable)
@@ -425,8 +431,8 @@ func (r *Role) check(name string) error {
 	if r.CPU != nil && *r.CPU <= 0 {
 		return Invalid("cpu", `cores such as 0.3 or thousandths such as "300m", more than 0`, r.CPU.String())
 	}
-	if r.Memory != nil && *r.Memory <= 0 {
-		return Invalid("memory", `bytes such as "256Mi", "1.5Gi" or 2000000000, more than 0`, r.Memory.String())
+	if r.Memory != nil && *r.Memory < 1<<20 { // 1.5 is more likely a slip
+		return Invalid("memory", `bytes such as "256Mi", "1.5Gi" or 2000000000, at least 1Mi`, r.Memory.String())
 	}
 	if r.GPU.Count < 0 || r.GPU.Count > 1024 {
 		return Invalid("gpu", "0 to 1024", r.GPU.Count)
@@ -434,18 +440,26 @@ func (r *Role) check(name string) error {
 	return nil
 }
 
+// maxWord is how long one word of a command or the environment may be: the
+// system takes twice as much, with the name.
+const maxWord = 64 << 10
+
 func (e *Execution) check() error {
 	for i, c := range e.Command {
-		if c == "" && i == 0 || strings.ContainsRune(c, 0) {
-			return Invalid(fmt.Sprintf("command[%d]", i), "a word without a NUL", c)
+		if c == "" && i == 0 || len(c) > maxWord || strings.ContainsRune(c, 0) {
+			return Invalid(fmt.Sprintf("command[%d]", i), "a word without a NUL, of at most 64 KiB", c)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(e.Parameters)) {
 		if !variableRule.MatchString(strings.ReplaceAll(k, "-", "_")) {
 			return Invalid("parameters", "names of letters, digits, - and _", k)
 		}
-		switch e.Parameters[k].(type) {
-		case string, float64, bool, json.Number, int:
+		switch v := e.Parameters[k].(type) {
+		case string:
+			if len(v) > maxWord || strings.ContainsRune(v, 0) {
+				return Invalid("parameters."+k, "a text without a NUL, of at most 64 KiB", v)
+			}
+		case float64, bool, json.Number, int:
 		default:
 			text, _ := json.Marshal(e.Parameters[k]) // it came as JSON
 			return Invalid("parameters."+k, "a text, a number, true or false", shown(text))

@@ -303,6 +303,7 @@ func (n *Number) UnmarshalJSON(data []byte) error {
 // Name rules: what people type must be safe in a URL, a file name and a label.
 var (
 	nameRule     = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+	digestRule   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	pythonRule   = regexp.MustCompile(`^(python)?3(\.\d{1,2}){0,2}$`)
 	variableRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 )

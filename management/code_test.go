@@ -112,6 +112,7 @@ func TestPushCode(t *testing.T) {
 	tag := a.do("GET", "/api/job/j/code/v1", nil).want(200).Header.Get("ETag")
 	a.do("PUT", "/api/job/j/code/v1", `{"labels": {"good": "no"}}`, "If-Match", `"1"`).refuses(412, "stale", "", "version v1 of job j is at revision 2")
 	a.do("PUT", "/api/job/j/code/v1", `{"labels": {"good": "yes"}}`, "If-Match", tag).want(200)
+	a.do("POST", "/api/job/j/code", `{"files": {"big": "`+strings.Repeat("x", 33<<20)+`"}}`).refuses(413, "too_large", "", "send so much as a zip")
 	a.do("POST", "/api/job/j/code", `{"files": {"main.py": null}}`).refuses(422, "invalid", "files.main.py", "want a text")
 	a.do("GET", "/api/job/j/code/v1", nil).want(200).is("labels.good", "yes").is("files.1.path", "main.py")
 	a.do("PUT", "/api/job/j/code/v1", `{"files": {"main.py": "print(2)\n"}}`).want(201).is("id", "v4").is("labels.good", nil)

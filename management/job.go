@@ -51,6 +51,9 @@ func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
+	if err := checkLabels(spec.Labels); err != nil {
+		return err
+	}
 	if e := spec.Environment; e.Image == "" && len(m.Catalogue) > 0 && !slices.ContainsFunc(m.Catalogue, func(f Framework) bool { return f.Name == e.Framework }) {
 		var names []string
 		for _, f := range m.Catalogue {

@@ -55,6 +55,7 @@ func TestBadJobs(t *testing.T) {
 		{`{"name": "x", "roles": {"worker": {"cpu": "lots"}}}`, "invalid", "roles.worker.cpu", "want cores", 422},
 		{`{"name": "x", "roles": {"worker": {"cpu": -1}}}`, "invalid", "roles.worker.cpu", "want cores", 422},
 		{`{"name": "x", "roles": {"worker": {"memory": []}}}`, "invalid", "roles.worker.memory", "want bytes", 422},
+		{`{"name": "x", "labels": {"": "x"}}`, "invalid", "labels", "1 to 63 letters", 422},
 		{`{"name": "x", "roles": {"boss": {}}}`, "invalid", "roles", "chief, worker, ps, evaluator", 422},
 		{`{"name": "x", "roles": {"worker": {"replicas": {"min": 3, "max": 1}}}}`, "invalid", "roles.worker.replicas", "3-1", 422},
 		{`{"name": "x", "environment": {"framework": "fortran"}}`, "invalid", "environment.framework", "one of python, tensorflow", 422},

@@ -92,7 +92,7 @@ func TestWhatARunNeeds(t *testing.T) {
 	e := mlaas.Environment{Framework: "python", Packages: []string{"a", "b"}}
 	a.commit(store.Batch{Put: []store.Row{store.Locks(a.DB).Put(mlaas.Locked{Tenant: mlaas.DefaultTenant, Spec: e.Spec(), Framework: "python", Lock: lock}, 0)}})
 	a.do("POST", "/api/job/j/run", nil).want(202).is("spec.environment.secrets.0.version", 2).is("spec.environment.lock", lock)
-	a.do("PATCH", "/api/job/j", `{"environment": {"lock": "sha256:00"}}`).want(200)
+	a.do("PATCH", "/api/job/j", `{"environment": {"lock": "sha256:0000000000000000000000000000000000000000000000000000000000000000"}}`).want(200)
 	a.do("POST", "/api/job/j/run", nil).refuses(422, "invalid", "environment.lock", "the digest of a lock")
 	a.do("GET", "/api/environment", nil).want(200).is("items.0.lock", lock).is("catalogue.1.name", "tensorflow")
 }

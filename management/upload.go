@@ -47,6 +47,9 @@ type FilesAsk struct {
 	Labels map[string]string `json:"labels,omitempty"`
 }
 
+// maxTexts is how long a folder as JSON may be: it is in memory, several times.
+const maxTexts = 32 << 20
+
 // wantFiles is what a body without files lacks.
 const wantFiles = `texts by their paths, such as {"main.py": "print(1)"}`
 
@@ -68,7 +71,11 @@ func (u *upload) read(ctx context.Context, m *Management) (*uploaded, error) {
 		}
 	} else {
 		var data []byte
-		if data, err = io.ReadAll(body); err == nil {
+		data, err = io.ReadAll(io.LimitReader(body, maxTexts+1))
+		if len(data) > maxTexts {
+			return nil, fmt.Errorf("the JSON is over the limit of %s: send so much as a zip or a tar.gz: %w", mlaas.Bytes(maxTexts), mlaas.ErrTooLarge)
+		}
+		if err == nil {
 			out, err = m.listed(ctx, data)
 		}
 	}
