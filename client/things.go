@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"iter"
 	"net/http"
@@ -89,6 +90,17 @@ func (c *Client) Sessions(ctx context.Context) iter.Seq2[Session, error] {
 	return each[Session](ctx, c, "/api/session", nil)
 }
 
+// A LoginLink lets one browser in, once.
+type LoginLink struct {
+	Path    string    `json:"path"` // below the address of the platform
+	Expires time.Time `json:"expires"`
+}
+
+// Login makes a link that lets one browser in, once.
+func (c *Client) Login(ctx context.Context) (l LoginLink, err error) {
+	return l, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/session/link"}, &l)
+}
+
 // RevokeSession ends a login.
 func (c *Client) RevokeSession(ctx context.Context, id string) error {
 	return c.Do(ctx, Request{Method: http.MethodDelete, Path: path("session", id)}, nil)
@@ -150,7 +162,25 @@ type GC struct {
 	Blobs       int         `json:"blobs"`       // pieces of content that nothing names
 	Freed       mlaas.Bytes `json:"freed"`       // of those
 	Logs        mlaas.Bytes `json:"logs"`        // of lines and points over the cap
+	Logins      int         `json:"logins"`      // links that are too old, and logins that ended long ago
 	Places      []string    `json:"places"`      // what else was swept, a sentence each
+}
+
+// A ParkedMessage is one between the services that was given up.
+type ParkedMessage struct {
+	ID         int64           `json:"id"`
+	To         string          `json:"to"` // the service that could not handle it
+	Subject    string          `json:"subject"`
+	Key        string          `json:"key"` // what it is about
+	Deliveries int             `json:"deliveries"`
+	Why        string          `json:"why"` // what failed the last time
+	Body       json.RawMessage `json:"body"`
+}
+
+// Parked lists the messages between the services that were given up, oldest
+// first.
+func (c *Client) Parked(ctx context.Context) iter.Seq2[ParkedMessage, error] {
+	return each[ParkedMessage](ctx, c, "/api/message", nil)
 }
 
 // GC removes what nothing needs any more.

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -154,6 +155,7 @@ cap. The platform does so by itself once a day.`,
 				t.row("", count(freed.Checkpoints, "checkpoint")+" beyond those that are kept")
 				t.row(size(freed.Freed), count(freed.Blobs, "piece")+" of content that nothing names")
 				t.row(size(freed.Logs), "of logs and metrics over their cap")
+				t.row("", count(freed.Logins, "login")+" that ended long ago, and links that are too old")
 				for _, p := range freed.Places {
 					t.row("", p)
 				}
@@ -301,6 +303,16 @@ func (c *cli) examine(ctx context.Context) (out []finding) {
 		return out
 	}
 	add("platform", nil, "answers at "+cl.URL, "")
+	parked, err := client.Collect(cl.Parked(ctx))
+	if err != nil {
+		add("messages", err, "", "see the log of   mlaas up")
+	} else if len(parked) == 0 {
+		add("messages", nil, "none was given up", "")
+	}
+	for _, p := range parked {
+		add("message "+strconv.FormatInt(p.ID, 10), fmt.Errorf("%s gave up %s of %s: %s", p.To, p.Subject, dash(p.Key), dash(p.Why)), "",
+			fmt.Sprintf("when what it says is mended:   mlaas api POST /api/message/%d/requeue", p.ID))
+	}
 	for _, k := range clusters {
 		var err error
 		if !k.Up {

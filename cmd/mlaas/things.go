@@ -79,9 +79,20 @@ func (c *cli) hidden(name string) (string, error) {
 }
 
 func (c *cli) sessionCommand() *cobra.Command {
-	session := &cobra.Command{Use: "session", Short: "Logins: ls, revoke",
-		Example: "  mlaas session ls\n  mlaas session revoke 01jd..."}
+	session := &cobra.Command{Use: "session", Short: "Logins: login, ls, revoke",
+		Example: "  mlaas session login\n  mlaas session ls\n  mlaas session revoke 01jd..."}
 	session.AddCommand(
+		&cobra.Command{Use: "login", Short: "Print a link that lets one browser in, once", Args: cobra.NoArgs, Example: "  mlaas session login",
+			RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
+				l, err := cl.Login(ctx)
+				if err != nil {
+					return err
+				}
+				at := strings.TrimSuffix(cl.URL, "/") + l.Path
+				return c.show(map[string]any{"url": at, "expires": l.Expires}, []string{at}, func() string {
+					return at + "\n"
+				})
+			})},
 		&cobra.Command{Use: "ls", Short: "List who is logged in", Args: cobra.NoArgs, Example: "  mlaas session ls",
 			RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
 				all, err := client.Collect(cl.Sessions(ctx))
