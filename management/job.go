@@ -319,6 +319,10 @@ func patchSpec(spec mlaas.JobSpec, patch json.RawMessage) (out mlaas.JobSpec, er
 	if p := bytes.TrimSpace(patch); len(p) == 0 || p[0] != '{' {
 		return out, mlaas.Invalid("body", "an object: a JSON merge patch of the job", string(p[:min(len(p), 40)]))
 	}
+	// A null takes away what is not there as well: its name is looked at first.
+	if err := mlaas.Decode(patch, new(mlaas.JobSpec)); err != nil {
+		return out, err
+	}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return out, err

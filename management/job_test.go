@@ -92,6 +92,9 @@ func TestPatchJob(t *testing.T) {
 	a.do("PATCH", "/api/job/j", `{}`).want(200).is("revision", 3) // nothing changed
 	a.do("PATCH", "/api/job/j", `{"roles": {"worker": {"cpu": "x"}}}`).refuses(422, "invalid", "roles.worker.cpu", "want cores")
 	a.do("PATCH", "/api/job/j", `{"id": "other"}`).refuses(422, "invalid", "id", "not a field")
+	a.do("PATCH", "/api/job/j", `{"lables": null}`).refuses(422, "invalid", "lables", "want labels")
+	a.do("PATCH", "/api/job/j", `{"roles": {"worker": {"cpus": null}}}`).refuses(422, "invalid", "roles.worker.cpus", "want cpu")
+	a.do("PATCH", "/api/job/j", `{"roles": {"worker": {"memory": null, "gpu": null}}, "labels": {"none": null}, "execution": {"timeout": null}, "evaluation": null}`).want(200)
 	a.do("PATCH", "/api/job/j", `[1]`).refuses(422, "invalid", "body", "want an object")
 	a.do("PATCH", "/api/job/j", `{"name": "j"`).refuses(400, "syntax", "", "no JSON")
 
