@@ -207,10 +207,13 @@ func (c *cli) getRun(ctx context.Context, cl *client.Client, ref string) error {
 func (c *cli) jobCreate() *cobra.Command {
 	var file, key string
 	var s specFlags
-	cmd := &cobra.Command{Use: "create [-F FILE] [flags]", Short: "Make a job without running it", Args: cobra.NoArgs,
-		Example: "  mlaas job create -F mlaas.yaml\n  mlaas job create --name mnist --framework tensorflow --workers 2\n  cat job.json | mlaas job create -F -",
-		RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
+	cmd := &cobra.Command{Use: "create [FILE] [flags]", Short: "Make a job without running it", Args: cobra.MaximumNArgs(1),
+		Example: "  mlaas job create mlaas.yaml\n  mlaas job create --name mnist --framework tensorflow --workers 2\n  cat job.json | mlaas job create -",
+		RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
 			src := &source{Bundle: &bundle{}}
+			if len(args) > 0 {
+				file = args[0]
+			}
 			if file != "" {
 				spec, err := c.specFrom(file)
 				if err != nil {
@@ -230,7 +233,7 @@ func (c *cli) jobCreate() *cobra.Command {
 			return c.show(j, []string{j.Name}, func() string { return string(j.ID) + "\n" })
 		})}
 	s.register(cmd.Flags())
-	cmd.Flags().StringVarP(&file, "file", "F", "", "job file, - for standard input")
+	cmd.Flags().StringVarP(&file, "file", "F", "", "job file, the same as FILE; - for standard input")
 	cmd.Flags().StringVar(&key, "idempotency-key", "", "repeated with the same key, it makes one job")
 	return cmd
 }
