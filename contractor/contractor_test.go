@@ -143,6 +143,9 @@ func TestFaults(t *testing.T) {
 		{"a rule that fired stops", `{"rules": [{"name": "nan", "on": {"log": "loss nan"}, "do": "stop"}]}`, func(h *house, id mlaas.RunID) {
 			h.fire(mlaas.RuleFired{Run: id, Epoch: 1, Replica: "worker-0", Rule: "nan", Saw: `"loss nan"`})
 		}, mlaas.Stopped, `rule nan stops the run: worker-0: "loss nan"`, -1},
+		{"a rule that fired names its replica once", `{"rules": [{"name": "nan", "on": {"log": "loss nan"}, "do": "stop"}]}`, func(h *house, id mlaas.RunID) {
+			h.fire(mlaas.RuleFired{Run: id, Epoch: 1, Replica: "worker-0", Rule: "nan", Saw: "worker-0 wrote: loss nan"})
+		}, mlaas.Stopped, "rule nan stops the run: worker-0 wrote: loss nan", -1},
 		{"a rule that fired in an attempt of before", `{"rules": [{"name": "nan", "on": {"log": "loss nan"}, "do": "stop"}]}`, func(h *house, id mlaas.RunID) {
 			h.fire(mlaas.RuleFired{Run: id, Epoch: 0, Replica: "worker-0", Rule: "nan"})
 		}, mlaas.Running, "", -1},

@@ -324,7 +324,7 @@ func (l *look) rule(fired *mlaas.RuleFired) (sight, bool) {
 		return sight{}, false
 	}
 	saw := fired.Saw
-	if fired.Replica != "" {
+	if fired.Replica != "" && !strings.HasPrefix(saw, fired.Replica) { // it may be named there
 		saw = say(fired.Replica, fired.Saw)
 	}
 	switch r := l.run.Spec.Rules[i]; r.Do {
