@@ -321,9 +321,7 @@ func TestStreamResumes(t *testing.T) {
 				if e.Type == "reset" || at != nil && e.Type == "snapshot" {
 					t.Fatalf("%s after %d", e.Type, *at)
 				}
-				for _, text := range strings.FieldsFunc(e.says(t, "line"), func(r rune) bool { return strings.ContainsRune(":; ", r) })[1:] {
-					got = append(got, text)
-				}
+				got = append(got, strings.FieldsFunc(e.says(t, "line"), func(r rune) bool { return strings.ContainsRune(":; ", r) })[1:]...)
 				if at = from(e.Seq); len(got) == (round+1)*each {
 					break
 				}
