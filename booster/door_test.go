@@ -155,6 +155,43 @@ func TestBlobs(t *testing.T) {
 	})
 }
 
+// The token of a run that is over opens nothing but for the last words.
+func TestTokenOfThePast(t *testing.T) {
+	for ago, want := range map[time.Duration]int{0: http.StatusNotFound, time.Minute: http.StatusPreconditionFailed} {
+		var db store.Driver
+		url, key, f := serve(t, func(b *booster.Booster) { db = b.DB })
+		state, stateRev, err := store.RunStates(db).Get(t.Context(), f.Tenant, string(f.Run))
+		if err != nil {
+			t.Fatal(err)
+		}
+		replica, rev, err := store.Replicas(db).Get(t.Context(), f.Tenant, store.ReplicaKey(f.Run, f.Replica))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := time.Now().Add(-ago)
+		state.State, replica.Status, replica.Ended = mlaas.Succeeded, mlaas.ReplicaSucceeded, &ended
+		if err := db.Commit(t.Context(), store.Batch{Put: []store.Row{
+			store.RunStates(db).Put(state, stateRev), store.Replicas(db).Put(replica, rev),
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.NewRequest(http.MethodGet, url+"/door/blob/sha256:"+strings.Repeat("0", 64), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+auth.SignJob(key, f, time.Now().Add(time.Hour)))
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || err != nil {
+			t.Errorf("%s after the end: %d %s, %v; want %d", ago, resp.StatusCode, text, err, want)
+		}
+	}
+}
+
 func TestBlobNoRoom(t *testing.T) {
 	url, key, f := serve(t, func(b *booster.Booster) { b.Blob = full{b.Blob} })
 	r, err := http.NewRequest("PUT", url+"/door/blob/sha256:"+strings.Repeat("0", 64), strings.NewReader("x"))

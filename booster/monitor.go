@@ -219,8 +219,13 @@ func (m *Monitor) fenceOff(ctx context.Context) error {
 	}
 }
 
+// lastWords is how long after the end of its replica a token is good for
+// anything, once its run is over too.
+const lastWords = 5 * time.Second
+
 // admit reports why the supervisor of f may not talk to us; nil: it may. The
-// rest of a log is taken as long as its attempt is the newest.
+// rest of a log is taken as long as its attempt is the newest and its run is
+// not over.
 func (m *Monitor) admit(ctx context.Context, f mlaas.Fence) (mlaas.Replica, error) {
 	state, _, err := store.RunStates(m.b.DB).Get(ctx, f.Tenant, string(f.Run))
 	if err != nil {
@@ -235,6 +240,9 @@ func (m *Monitor) admit(ctx context.Context, f mlaas.Fence) (mlaas.Replica, erro
 	}
 	if r.Fence != f {
 		return r, fmt.Errorf("%s was replaced by %s: %w", f, r.Fence, mlaas.ErrStale)
+	}
+	if over := r.Ended; state.State.Final() && over != nil && m.b.Now().Sub(*over) >= lastWords {
+		return r, fmt.Errorf("run %s is over: %w", f.Run, mlaas.ErrStale)
 	}
 	return r, nil
 }

@@ -124,15 +124,9 @@ func (p platform) Run(ctx context.Context) error {
 		return tell{What: "cannot listen on " + p.Listen, Why: err.Error(), Fix: "choose another by --listen, or port 0 for any free one", Kind: mlaas.ErrUnavailable}
 	}
 	url := "http://" + listener.Addr().String()
-	sock := filepath.Join(p.Dir, "door", "door.sock")
-	os.Remove(sock) // of the process before: the lock says that it is gone
-	door, err := net.Listen("unix", sock)
+	door, err := openDoor(p.Dir)
 	if err != nil {
 		listener.Close()
-		return err
-	}
-	// Any user of the machine may knock; the job token opens.
-	if err := os.Chmod(sock, 0o666); err != nil {
 		return err
 	}
 	public := parts.management.Server()
@@ -141,7 +135,7 @@ func (p platform) Run(ctx context.Context) error {
 
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error { return served(public.Serve(listener)) })
-	all.Go(func() error { return served(private.Serve(door)) })
+	all.Go(func() error { return p.keepDoor(ctx, private, door, doorEvery) })
 	for name, run := range parts.services() {
 		all.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -176,6 +170,62 @@ func (p platform) Run(ctx context.Context) error {
 		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
 	}
 	return err
+}
+
+// openDoor listens where supervisors knock.
+func openDoor(dir string) (net.Listener, error) {
+	sock := filepath.Join(dir, "door", "door.sock")
+	if err := os.Remove(sock); err != nil && !errors.Is(err, os.ErrNotExist) { // of the process before: the lock says that it is gone
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(sock), 0o711); err != nil {
+		return nil, err
+	}
+	door, err := net.Listen("unix", sock)
+	if err != nil {
+		return nil, err
+	}
+	// Any user of the machine may knock; the job token opens.
+	if err := os.Chmod(sock, 0o666); err != nil {
+		return nil, errors.Join(err, door.Close())
+	}
+	return door, nil
+}
+
+// doorEvery is how often the door is looked at: whoever tidies a machine up
+// takes sockets away too, and then no supervisor finds us.
+const doorEvery = 5 * time.Second
+
+// keepDoor serves the door, and opens it anew where its socket was removed.
+// Lines that are open stay open.
+func (p platform) keepDoor(ctx context.Context, server *http.Server, door net.Listener, every time.Duration) error {
+	path := door.Addr().String()
+	ours, _ := os.Lstat(path) // gone already: it is opened anew
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() error { return served(server.Serve(door)) })
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			server.Close()
+			return all.Wait()
+		case <-tick.C:
+		}
+		if now, err := os.Lstat(path); err == nil && os.SameFile(ours, now) {
+			continue
+		}
+		// The one before stays open, for nothing: to close it would remove the
+		// socket of the next.
+		next, err := openDoor(p.Dir)
+		if err != nil {
+			p.Log.Error("the door was taken away and cannot be opened again", "error", err)
+			continue
+		}
+		ours, _ = os.Lstat(path)
+		all.Go(func() error { return served(server.Serve(next)) })
+		p.Log.Warn("the door was taken away; it is open again", "door", path)
+	}
 }
 
 func served(err error) error {

@@ -110,7 +110,7 @@ func TestEnds(t *testing.T) {
 		reason     string
 		epoch      int
 	}{
-		{"exit code 3", `{}`, scripted.Script{Steps: 9, FailAt: 4, Exit: 3}, mlaas.Failed, "worker-0 failed with exit code 3: the program ended with exit code 3", 1},
+		{"exit code 3", `{}`, scripted.Script{Steps: 9, FailAt: 4, Exit: 3}, mlaas.Failed, "worker-0 failed: the program ended with exit code 3", 1},
 		{"out of memory", `{}`, scripted.Script{Steps: 9, FailAt: 4, OOM: true}, mlaas.Failed, "worker-0 failed with exit code 137: the program used more memory than its ceiling", 1},
 		{"two restarts", `{"execution": {"restarts": {"user": 2}}}`, scripted.Script{Steps: 9, FailAt: 4}, mlaas.Failed, "2 restarts after a failure used up", 3},
 		{"no such image", `{"execution": {"restarts": {"user": 2}}}`, scripted.Script{Broken: "there is no such image"}, mlaas.Failed, "worker-0 could not start: there is no such image", 1},
