@@ -101,6 +101,7 @@ type noIn struct{}
 func (m *Management) status(ctx context.Context, _ *noIn) (*Answer[Status], error) {
 	s := Status{Time: m.now().UTC(), Disk: Disk{Used: map[string]int64{}, Caps: map[string]int64{}},
 		Runs: map[string]int{}, Replicas: map[string]int{}, Clusters: []ClusterView{}, Limits: []string{}}
+	s.Disk.Caps["series"] = int64(m.Retention.complete().Logs)
 	if m.Info != nil {
 		info, err := m.Info(ctx)
 		if err != nil {

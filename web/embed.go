@@ -6,5 +6,5 @@ import "embed"
 
 // Files holds index.html and what it loads.
 //
-//go:embed index.html watch.js style.css
+//go:embed index.html watch.js style.css icon.svg
 var Files embed.FS

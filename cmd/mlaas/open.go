@@ -118,7 +118,7 @@ func (x *parts) public() http.Handler {
 	api, page := x.management.Handler(), http.FileServerFS(web.Files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/", "/watch.js", "/style.css":
+		case "/", "/watch.js", "/style.css", "/icon.svg":
 			h := w.Header()
 			h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 			h.Set("X-Content-Type-Options", "nosniff")
@@ -224,7 +224,7 @@ func (p platform) sweep(ctx context.Context, x *parts) (did []string, err error)
 	if err != nil {
 		return did, err
 	}
-	return append(did, fmt.Sprintf("environments that were not used for longest: %s", freed)), nil
+	return append(did, fmt.Sprintf("environments over their cap, those that were not used for longest: %s", size(freed))), nil
 }
 
 func (p platform) sweepEnvironments(ctx context.Context, x *parts, envs *environment.Manager) (mlaas.Bytes, error) {
