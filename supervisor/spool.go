@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ import (
 type spool[T any] struct {
 	dir, name string
 	limit     int64 // of bytes on disk that the door does not have
+	blank     T     // what stands for an item that is missing on disk
 
 	mu     sync.Mutex
 	parts  []part // oldest first; the last one is open for appending
@@ -60,6 +62,9 @@ const (
 
 // errFull says that a spool has no room.
 var errFull = errors.New("the spool is full")
+
+// errMissing says that something is not in the spool any more.
+var errMissing = errors.New("it is missing in the spool")
 
 func openSpool[T any](dir, name string, limit int64) (*spool[T], error) {
 	s := &spool[T]{dir: dir, name: name, limit: limit}
@@ -253,12 +258,17 @@ func (s *spool[T]) take(from int64, count int, bytes int64) (first int64, out []
 	}
 	for len(out) < count && bytes > 0 && from+int64(len(out)) < next {
 		line, err := s.read(from + int64(len(out)))
-		if err != nil {
-			return from, nil, err
-		}
 		var v T
-		if err := json.Unmarshal(line, &v); err != nil {
-			return from, nil, fmt.Errorf("%s %d: %w", s.name, from+int64(len(out)), err)
+		if err == nil && json.Unmarshal(line, &v) != nil {
+			err = errMissing
+		}
+		if errors.Is(err, errMissing) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) {
+			// Somebody else was at the file. What is left is still worth having,
+			// and the door takes nothing behind a gap.
+			s.closeReader()
+			v, line = s.blank, nil
+		} else if err != nil {
+			return from, nil, err
 		}
 		out = append(out, v)
 		bytes -= int64(len(line))
@@ -280,7 +290,7 @@ func (s *spool[T]) read(seq int64) ([]byte, error) {
 			return 0
 		})
 		if !found {
-			return nil, fmt.Errorf("%s %d is not in the spool", s.name, seq)
+			return nil, fmt.Errorf("%s %d: %w", s.name, seq, errMissing)
 		}
 		f, err := os.Open(s.path(s.parts[i].first))
 		if err != nil {

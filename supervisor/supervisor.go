@@ -173,6 +173,7 @@ func (s *Supervisor) open() (err error) {
 	if s.lines, err = openSpool[mlaas.LogLine](s.Folder, mlaas.LogStream, int64(s.Spool)); err != nil {
 		return err
 	}
+	s.lines.blank = s.words("a line is missing here: it was lost from the disk of the replica")
 	if s.points, err = openSpool[mlaas.Point](s.Folder, mlaas.MetricStream, int64(s.Spool)); err != nil {
 		return err
 	}

@@ -209,6 +209,51 @@ func TestSpoolGap(t *testing.T) {
 	}
 }
 
+// A part that somebody removed or damaged is stood for, and what follows is
+// still given.
+func TestSpoolDamaged(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"cut":     func(path string) error { return os.Truncate(path, 0) },
+		"zeroed":  func(path string) error { return os.WriteFile(path, make([]byte, partSize), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := openSpool[mlaas.LogLine](t.TempDir(), "log", 1<<40)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.close()
+			s.blank = mlaas.LogLine{Text: "missing"}
+			n := int64(0)
+			for ; len(s.parts) < 4; n++ {
+				if err := s.append([]mlaas.LogLine{{Text: strconv.FormatInt(n+1, 10) + strings.Repeat(".", 100<<10)}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lost := s.parts[1]
+			if err := damage(s.path(lost.first)); err != nil {
+				t.Fatal(err)
+			}
+			for seq := int64(1); seq <= n; {
+				first, items, err := s.take(seq, 1000, 256<<10)
+				if err != nil || first != seq || len(items) == 0 {
+					t.Fatalf("from %d: %d, %d items, %v", seq, first, len(items), err)
+				}
+				for _, it := range items {
+					want := strconv.FormatInt(seq, 10)
+					if seq >= lost.first && seq < lost.next() {
+						want = "missing"
+					}
+					if got := strings.TrimRight(it.Text, "."); got != want {
+						t.Errorf("%d is %.20q, want %s", seq, got, want)
+					}
+					seq++
+				}
+			}
+		})
+	}
+}
+
 func TestPoint(t *testing.T) {
 	tests := []struct {
 		text  string
