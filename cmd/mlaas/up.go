@@ -235,6 +235,9 @@ func served(err error) error {
 	return err
 }
 
+// lockPatience is how long a lock may outlive the process that took it.
+const lockPatience = 3 * time.Second
+
 // lock makes sure that one process alone serves the folder.
 func (p platform) lock() (unlock func(), err error) {
 	path := filepath.Join(p.Dir, "pid")
@@ -242,11 +245,17 @@ func (p platform) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(path)
-		f.Close()
-		return nil, tell{What: "a platform is up already on " + p.Dir, Why: "process " + strings.TrimSpace(string(pid)) + " serves it",
-			Fix: "use it, end it with   mlaas down   or choose another folder by --dir", Kind: mlaas.ErrConflict}
+	for began := time.Now(); syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; {
+		text, _ := os.ReadFile(path)
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+		// One that was killed while it started a supervisor leaves a child that
+		// holds the lock for the moment until it becomes that supervisor.
+		if dead := syscall.Kill(pid, 0) == syscall.ESRCH; !dead || time.Since(began) > lockPatience {
+			f.Close()
+			return nil, tell{What: "a platform is up already on " + p.Dir, Why: fmt.Sprintf("process %d serves it", pid),
+				Fix: "use it, end it with   mlaas down   or choose another folder by --dir", Kind: mlaas.ErrConflict}
+		}
+		<-time.After(10 * time.Millisecond) // a file lock tells nobody when it is free
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, err

@@ -3,15 +3,21 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"mlaas.dev/mlaas"
 )
 
 // Who removes the socket of the door does not lock supervisors out.
@@ -51,4 +57,33 @@ func TestKeepDoor(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// A lock that outlives its process for a moment is waited for; that of a
+// process that lives is not.
+func TestLock(t *testing.T) {
+	p := platform{Dir: t.TempDir()}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	hold, err := os.OpenFile(filepath.Join(p.Dir, "pid"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(hold.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(hold, os.Getpid())
+	if _, err := p.lock(); !errors.Is(err, mlaas.ErrConflict) {
+		t.Errorf("while the platform lives, a second one gets %v", err)
+	}
+	hold.Truncate(0)
+	hold.WriteAt(fmt.Appendln(nil, gone.Process.Pid), 0)
+	time.AfterFunc(50*time.Millisecond, func() { hold.Close() })
+	unlock, err := p.lock()
+	if err != nil {
+		t.Fatalf("after the platform was killed, the next one gets %v", err)
+	}
+	unlock()
 }

@@ -38,6 +38,8 @@ func main() {
 	t.random = rand.New(rand.NewPCG(*seed, 0))
 	fmt.Printf("seed %d\n", *seed)
 	if err := t.run(); err != nil {
+		tail := t.log.Bytes()
+		os.Stderr.Write(tail[max(0, len(tail)-20_000):])
 		fmt.Fprintln(os.Stderr, "torture:", err)
 		os.Exit(1)
 	}
@@ -110,8 +112,6 @@ func (t *torture) run() (err error) {
 		for _, f := range tally.First {
 			fmt.Println("  ", f)
 		}
-		tail := t.log.Bytes()
-		os.Stderr.Write(tail[max(0, len(tail)-20_000):])
 		return errors.New("what was acknowledged is not what is there")
 	}
 	return nil
