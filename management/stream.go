@@ -754,7 +754,7 @@ func (t *topic) follow(last func() int64, snapshot func() (int64, error), page f
 		if err != nil {
 			break
 		}
-		if end < at {
+		if last() < at { // not end: what came meanwhile was told too
 			return fmt.Errorf("what run %s has said was removed: %w", t.Run, mlaas.ErrGone)
 		}
 		select {

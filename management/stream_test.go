@@ -318,8 +318,8 @@ func TestStreamResumes(t *testing.T) {
 			l := a.listen().subscribe(Subscription{Topic: "log", Run: mlaas.RunID(run), From: at, Tail: tailOf(2000)})
 			for range 3 {
 				e := l.next()
-				if e.Type == "reset" || at != nil && e.Type == "snapshot" {
-					t.Fatalf("%s after %d", e.Type, *at)
+				if e.Type == "error" || e.Type == "reset" || at != nil && e.Type == "snapshot" {
+					t.Fatalf("%s after %d lines: %s", e.Type, len(got), e.Data)
 				}
 				got = append(got, strings.FieldsFunc(e.says(t, "line"), func(r rune) bool { return strings.ContainsRune(":; ", r) })[1:]...)
 				if at = from(e.Seq); len(got) == (round+1)*each {
@@ -358,7 +358,7 @@ func TestStreamResumesRecords(t *testing.T) {
 		l := a.listen().subscribe(Subscription{Topic: "replica", Run: mlaas.RunID(run), From: at})
 		for changed := 0; changed < 3+round; { // not all: the rest is heard of after the restart
 			e := l.next()
-			if e.Type == "reset" {
+			if e.Type == "reset" || e.Type == "error" {
 				t.Fatal("the number is not known after a restart")
 			}
 			var list []mlaas.Replica
