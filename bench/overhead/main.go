@@ -122,14 +122,19 @@ func watch(p *rig.Platform) (float64, error) {
 	if err := p.Do("POST", "/api/job/overhead/run", map[string]any{}, &run); err != nil {
 		return 0, err
 	}
-	var program float64
-	var supervisor float64
+	var program, before, after float64
 	err := p.Lines("/api/run/"+run.ID+"/log?follow=true", func(line []byte) bool {
 		var l struct{ Line string }
-		if json.Unmarshal(line, &l) == nil && strings.HasPrefix(l.Line, "cpu ") {
+		if json.Unmarshal(line, &l) != nil {
+			return true
+		}
+		switch {
+		case l.Line == "begin":
+			before = rig.CPU(supervisors(p.Dir, run.ID)) // starting it is not a step
+		case strings.HasPrefix(l.Line, "cpu "):
 			program, _ = cpuOf(l.Line)
-			// It is read while the supervisor waits for the word to go.
-			supervisor = rig.CPU(supervisors(p.Dir, run.ID))
+			// It is read while the program waits to be measured.
+			after = rig.CPU(supervisors(p.Dir, run.ID))
 			return false
 		}
 		return true
@@ -137,7 +142,8 @@ func watch(p *rig.Platform) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if program == 0 || supervisor == 0 {
+	supervisor := after - before
+	if program == 0 || after == 0 {
 		return 0, fmt.Errorf("run %s: program %v s, supervisor %v s of CPU: one of them was not seen", run.ID, program, supervisor)
 	}
 	return program + supervisor, p.Wait(run.ID)

@@ -31,6 +31,7 @@ def step(i):
 
 for i in range(a.warm):
     step(i)
+print("begin", flush=True)
 began = time.process_time()
 for i in range(a.steps):
     loss = step(i)

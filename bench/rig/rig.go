@@ -278,15 +278,17 @@ func PSS(pids []int) (mb float64) {
 	return mb
 }
 
-// CPU is the processor time of the processes so far, in seconds.
+// CPU is the processor time of the processes so far, in seconds: of all their
+// threads that live, to the nanosecond where the kernel counts so.
 func CPU(pids []int) (seconds float64) {
 	for _, pid := range pids {
-		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		_, rest, _ := strings.Cut(string(data), ") ")
-		if f := strings.Fields(rest); len(f) > 12 {
-			user, _ := strconv.ParseFloat(f[11], 64)
-			system, _ := strconv.ParseFloat(f[12], 64)
-			seconds += (user + system) / 100 // USER_HZ is 100 on Linux
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/schedstat", pid))
+		for _, t := range tasks {
+			data, _ := os.ReadFile(t)
+			if f := strings.Fields(string(data)); len(f) > 0 {
+				ns, _ := strconv.ParseFloat(f[0], 64)
+				seconds += ns / 1e9
+			}
 		}
 	}
 	return seconds
