@@ -105,15 +105,22 @@ func (p *Platform) Kill() {
 
 // Close ends the platform and its replicas, and removes a temporary folder.
 func (p *Platform) Close() {
-	down := exec.Command(p.binary, "down", "--dir", p.Dir)
-	if out, err := down.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "mlaas down: %v: %s\n", err, out)
+	if err := Down(p.binary, p.Dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		p.process.Process.Kill()
 	}
 	<-p.Ended
 	if !p.keep {
 		os.RemoveAll(p.Dir)
 	}
+}
+
+// Down ends whatever platform serves dir, if one does, and every replica of it.
+func Down(binary, dir string) error {
+	if out, err := exec.Command(binary, "down", "--dir", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("mlaas down: %w: %s", err, out)
+	}
+	return nil
 }
 
 // Do sends a request with a JSON body, which may be nil, and reads the answer

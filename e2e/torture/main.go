@@ -68,8 +68,8 @@ func (t *torture) run() (err error) {
 	}
 	data := filepath.Join(t.dir, "data")
 	defer func() { // whatever happened, nothing is left running
-		if p, e := t.up(data, ""); e == nil {
-			p.Close()
+		if _, e := os.Stat(data); e == nil {
+			err = errors.Join(err, rig.Down(t.binary, data))
 		}
 	}()
 
