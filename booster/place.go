@@ -10,11 +10,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
-	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
 
-// A place is one cluster and whether it answers.
+// A place is the cluster and whether it answers.
 type place struct {
 	Executor
 	name string
@@ -33,13 +32,14 @@ func newPlace(name string, e Executor) *place {
 // it changed.
 const heardEvery = 10 * time.Minute
 
-// follow takes the news of a place, and begins again when it comes back.
-func (b *Booster) follow(ctx context.Context, p *place) error {
+// follow takes the news of the place, and begins again when it comes back.
+func (b *Booster) follow(ctx context.Context) error {
+	p := b.place
 	const first, longest = time.Second, 30 * time.Second
 	wait := first
 	for {
 		began := b.Now()
-		err := b.listen(ctx, p)
+		err := b.listen(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -47,7 +47,7 @@ func (b *Booster) follow(ctx context.Context, p *place) error {
 		p.mu.Lock()
 		p.synced, p.fault = false, sentence(err)
 		p.mu.Unlock()
-		b.measure(ctx, p)
+		b.measure(ctx)
 		if b.Now().Sub(began) > longest {
 			wait = first
 		}
@@ -64,7 +64,8 @@ func (b *Booster) follow(ctx context.Context, p *place) error {
 
 // listen is one Watch. News of one replica stay in order; of many they are
 // written side by side, so that their commits share a write to disk.
-func (b *Booster) listen(ctx context.Context, p *place) error {
+func (b *Booster) listen(ctx context.Context) error {
+	p := b.place
 	g, ctx := errgroup.WithContext(ctx)
 	news := make(chan News)
 	var side [8]chan News
@@ -76,7 +77,7 @@ func (b *Booster) listen(ctx context.Context, p *place) error {
 				case <-ctx.Done():
 					return context.Cause(ctx)
 				case n := <-side[i]:
-					b.heard(ctx, p, n)
+					b.heard(ctx, n)
 				}
 			}
 		})
@@ -98,7 +99,7 @@ func (b *Booster) listen(ctx context.Context, p *place) error {
 					p.mu.Lock()
 					p.synced, p.fault = true, ""
 					p.mu.Unlock()
-					b.measure(ctx, p)
+					b.measure(ctx)
 					b.wake()
 					continue
 				}
@@ -112,8 +113,9 @@ func (b *Booster) listen(ctx context.Context, p *place) error {
 	return g.Wait()
 }
 
-// measure writes what a place has into its record, if that changed.
-func (b *Booster) measure(ctx context.Context, p *place) {
+// measure writes what the place has into its record, if that changed.
+func (b *Booster) measure(ctx context.Context) {
+	p := b.place
 	p.mu.Lock()
 	up, fault := p.synced, p.fault
 	p.mu.Unlock()
@@ -153,11 +155,7 @@ func (b *Booster) measure(ctx context.Context, p *place) {
 		if up {
 			c.Heard = now
 		}
-		batch := store.Batch{Put: []store.Row{records.Put(c, rev)}}
-		if changed {
-			batch.Tell = []store.Message{queue.Tell(mlaas.CapacityChanged{Cluster: p.name})}
-		}
-		if err := b.DB.Commit(ctx, batch); errors.Is(err, mlaas.ErrConflict) {
+		if err := b.DB.Commit(ctx, store.Batch{Put: []store.Row{records.Put(c, rev)}}); errors.Is(err, mlaas.ErrConflict) {
 			continue
 		} else if err != nil {
 			b.Log.Error("write a cluster's record", "cluster", p.name, "error", err)
@@ -166,14 +164,14 @@ func (b *Booster) measure(ctx context.Context, p *place) {
 	}
 }
 
-// there is what a place has at this moment, replica by replica.
-func (b *Booster) there(ctx context.Context, p *place) (map[mlaas.Fence]News, error) {
+// there is what the place has at this moment, replica by replica.
+func (b *Booster) there(ctx context.Context) (map[mlaas.Fence]News, error) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileEvery)
 	defer cancel()
 	news, ended := make(chan News), make(chan error, 1)
 	go func() {
 		defer close(ended)
-		ended <- p.Watch(ctx, news)
+		ended <- b.place.Watch(ctx, news)
 	}()
 	all := map[mlaas.Fence]News{}
 	for {
