@@ -39,7 +39,7 @@ var walls = []struct{ room, may, why string }{
 	{"contractor", ". store lease queue contractor/jobengine contractor/codeengine internal/failpoint", "the same"},
 	{"contractor/jobengine", ".", "pure: no I/O"},
 	{"contractor/codeengine", ".", "pure: no I/O"},
-	{"booster", ". store queue blob series auth internal/failpoint", "the same; only cmd chooses the drivers"},
+	{"booster", ". store lease queue blob series auth internal/failpoint", "the same; only cmd chooses the drivers"},
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
