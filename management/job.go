@@ -158,7 +158,7 @@ func (m *Management) listJobs(ctx context.Context, in *listJobsIn) (*Answer[List
 		j.Status = &s
 		return j, states == nil || slices.Contains(states, s.State), nil
 	}
-	found, few, err := m.inStates(ctx, q.Tenant, states, "")
+	found, few, err := m.inStates(ctx, q.Tenant, states)
 	if err != nil {
 		return nil, err
 	}
