@@ -62,9 +62,9 @@ type fromClient struct {
 
 const (
 	beatEvery   = 15 * time.Second
-	writeWithin = 10 * time.Second // a client that takes nothing for so long is dropped
-	maxTopics   = 64               // of one connection
-	maxTail     = 2000             // lines
+	writeWithin = 8 * time.Second // a client that takes nothing for so long is dropped: with what the kernel holds for it, within 10
+	maxTopics   = 64              // of one connection
+	maxTail     = 2000            // lines
 	linesAtOnce = 200
 	shownPoints = 50_000 // of a snapshot, shared by the curves
 )
@@ -89,6 +89,7 @@ func (in *streamIn) subscription() Subscription {
 // answer is NDJSON. It ends with the session that it was opened by, and with
 // the platform.
 func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn) error {
+	narrow(r.Context())
 	if r.Header.Get("Upgrade") == "" {
 		return m.streamLines(w, r, in.subscription())
 	}
