@@ -28,6 +28,7 @@ var walls = []struct{ room, may, why string }{
 	{"web", "", "the files of the page, and nothing else"},
 	{"store", ".", "rows and messages, not jobs"},
 	{"store/sqlitestore", ". store internal/failpoint", "a driver knows its interface"},
+	{"store/redisstore", ". store internal/failpoint", "a driver knows its interface"},
 	{"store/storetest", ". store", "a suite knows its interface"},
 	{"blob", ".", "bytes, not jobs"},
 	{"blob/files", ". blob internal/failpoint", "a driver knows its interface"},
