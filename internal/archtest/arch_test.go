@@ -23,10 +23,12 @@ const module = "mlaas.dev/mlaas"
 var walls = []struct{ room, may, why string }{
 	{".", "", "the vocabulary stands on the standard library alone"},
 	{"internal/failpoint", "", "a point to die at knows nobody"},
+	{"internal/redistest", "", "a server to test against knows nobody"},
 	{"python", "", "the files of the Python package, and nothing else"},
 	{"web", "", "the files of the page, and nothing else"},
 	{"store", ".", "rows and messages, not jobs"},
 	{"store/sqlitestore", ". store internal/failpoint", "a driver knows its interface"},
+	{"store/redisstore", ". store internal/failpoint", "a driver knows its interface"},
 	{"store/storetest", ". store", "a suite knows its interface"},
 	{"blob", ".", "bytes, not jobs"},
 	{"blob/files", ". blob internal/failpoint", "a driver knows its interface"},
