@@ -23,6 +23,7 @@ const module = "mlaas.dev/mlaas"
 var walls = []struct{ room, may, why string }{
 	{".", "", "the vocabulary stands on the standard library alone"},
 	{"internal/failpoint", "", "a point to die at knows nobody"},
+	{"internal/s3test", "", "it runs a server of others"},
 	{"python", "", "the files of the Python package, and nothing else"},
 	{"web", "", "the files of the page, and nothing else"},
 	{"store", ".", "rows and messages, not jobs"},
