@@ -16,6 +16,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -36,8 +37,8 @@ type parts struct {
 	monitor    *booster.Monitor
 }
 
-// cluster is the name of this machine among the clusters.
-const cluster = "local"
+// localCluster is the name of this machine among the clusters.
+const localCluster = "local"
 
 // open makes the parts, each over the ones before it.
 func (p platform) open(ctx context.Context, key []byte, token, binary string) (x *parts, err error) {
@@ -63,21 +64,10 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 		return x, err
 	}
 	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
-	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log}
-	x.booster = &booster.Booster{
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
-		Executors:     map[string]booster.Executor{cluster: x.executor},
-		DoorURL:       map[string]string{cluster: "unix://" + filepath.Join(p.Dir, "door", "door.sock")},
-		AllowLoopback: true, // who writes the rules owns this machine
-		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
-			s, _, err := store.Secrets(x.db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
-			if err != nil {
-				return "", err
-			}
-			plain, err := auth.Unseal(key, s.About(), s.Sealed)
-			return string(plain), err
-		},
-	}
+	// No other process can use this store: what one alone must do is ours.
+	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
+	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log}
+	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
 		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
@@ -85,7 +75,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(x) },
 		Sweep: func(ctx context.Context) ([]string, error) {
-			return p.sweep(ctx, x)
+			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
 	}
 	return x, nil
@@ -209,38 +199,6 @@ func folderSize(root string) (size mlaas.Bytes) {
 		return nil
 	})
 	return size
-}
-
-// sweep removes environments beyond the cap that were not used for longest,
-// and what ended replicas left.
-func (p platform) sweep(ctx context.Context, x *parts) (did []string, err error) {
-	n, err := x.executor.Sweep(ctx, time.Now().Add(-keepReplicas))
-	if err != nil {
-		return did, err
-	}
-	did = append(did, fmt.Sprintf("%d folders of replicas that ended more than a week ago", n))
-	envs := &environment.Manager{Dir: filepath.Join(p.Dir, "env"), Log: p.Log}
-	freed, err := p.sweepEnvironments(ctx, x, envs)
-	if err != nil {
-		return did, err
-	}
-	return append(did, fmt.Sprintf("environments over their cap, those that were not used for longest: %s", size(freed))), nil
-}
-
-func (p platform) sweepEnvironments(ctx context.Context, x *parts, envs *environment.Manager) (mlaas.Bytes, error) {
-	live, err := store.RunStates(x.db).All(ctx, store.Query{Index: "live"})
-	if err != nil {
-		return 0, err
-	}
-	var inUse []mlaas.Digest
-	for _, s := range live {
-		l, _, err := store.Launches(x.db).Get(ctx, s.Value.Tenant, store.LaunchKey(s.Value.Run, s.Value.Epoch))
-		if err == nil && l.Environment.Lock != "" {
-			inUse = append(inUse, l.Environment.Lock)
-		}
-	}
-	swept, err := envs.Sweep(ctx, maxEnvironments, inUse)
-	return swept.Freed, err
 }
 
 // catalogue is what environments can be of, as the API shows it.

@@ -101,11 +101,11 @@ func (p platform) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	key, err := p.secret("key", 32)
+	key, err := secret(filepath.Join(p.Dir, "key"), 32)
 	if err != nil {
 		return err
 	}
-	token, err := p.secret("token", 32)
+	token, err := secret(filepath.Join(p.Dir, "token"), 32)
 	if err != nil {
 		return err
 	}
@@ -185,6 +185,7 @@ func openDoor(dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	door.(*net.UnixListener).SetUnlinkOnClose(false) // it may be another process's socket by then
 	// Any user of the machine may knock; the job token opens.
 	if err := os.Chmod(sock, 0o666); err != nil {
 		return nil, errors.Join(err, door.Close())
@@ -267,19 +268,22 @@ func (p platform) lock() (unlock func(), err error) {
 }
 
 // secret reads the hex of n random bytes from a file that its owner alone may
-// read, and makes it at the first start.
-func (p platform) secret(name string, n int) ([]byte, error) {
-	path := filepath.Join(p.Dir, name)
+// read. The first who asks makes it, also where several do at once.
+func secret(path string, n int) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		b := make([]byte, n)
 		rand.Read(b) // never fails (crypto/rand)
-		text = []byte(hex.EncodeToString(b) + "\n")
-		tmp := path + ".new"
-		if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		tmp := path + "." + hex.EncodeToString(b[:4])
+		if err := os.WriteFile(tmp, []byte(hex.EncodeToString(b)+"\n"), 0o600); err != nil {
 			return nil, err
 		}
-		err = os.Rename(tmp, path)
+		err = os.Link(tmp, path)
+		os.Remove(tmp)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		text, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return nil, err
