@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -381,6 +383,38 @@ func TestVariables(t *testing.T) {
 				t.Errorf("%v: no %s in %q", tt.user, want, env)
 			}
 		}
+	}
+}
+
+// A disk that is full for a while costs a program time, and not its life.
+func TestRoomily(t *testing.T) {
+	full := fmt.Errorf("the folder: %w", syscall.ENOSPC)
+	tests := []struct {
+		name   string
+		errors []error // of one try after the other
+		want   error
+	}{
+		{"room at once", []error{nil}, nil},
+		{"room later", []error{full, mlaas.ErrDisk, nil}, nil},
+		{"another error", []error{full, mlaas.ErrInvalid}, mlaas.ErrInvalid},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Supervisor{Now: time.Now, wake: make(chan struct{}, 1)}
+				n := 0
+				err := s.roomily(t.Context(), func() error {
+					n++
+					return tt.errors[n-1]
+				})
+				if !errors.Is(err, tt.want) || n != len(tt.errors) {
+					t.Errorf("ends with %v after %d tries, want %v after %d", err, n, tt.want, len(tt.errors))
+				}
+				if said := s.phase.Reason; n > 1 && !strings.Contains(said, "waiting for room") {
+					t.Errorf("said %q meanwhile", said)
+				}
+			})
+		})
 	}
 }
 

@@ -275,11 +275,14 @@ func secret(path string, n int) ([]byte, error) {
 		b := make([]byte, n)
 		rand.Read(b) // never fails (crypto/rand)
 		tmp := path + "." + hex.EncodeToString(b[:4])
-		if err := os.WriteFile(tmp, []byte(hex.EncodeToString(b)+"\n"), 0o600); err != nil {
+		if err := writeThrough(tmp, hex.EncodeToString(b)+"\n"); err != nil {
 			return nil, err
 		}
 		err = os.Link(tmp, path)
 		os.Remove(tmp)
+		if err == nil {
+			err = syncFolder(filepath.Dir(path))
+		}
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -293,6 +296,30 @@ func secret(path string, n int) ([]byte, error) {
 		return nil, fmt.Errorf("%s does not hold %d bytes in hex; restore it from a backup: what was sealed with it cannot be read without it: %w", path, n, mlaas.ErrInvalid)
 	}
 	return b, nil
+}
+
+// writeThrough writes a file that is there, whole, also after a power loss: what
+// is sealed by a key that is lost is lost.
+func writeThrough(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 func (c *cli) downCommand() *cobra.Command {
