@@ -3,6 +3,7 @@ package management
 import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/health"
 )
 
 // routes is the whole API, one line each: what is called, its name, what it
@@ -74,7 +75,7 @@ func (m *Management) routes() []route {
 		{"GET /login", "login", "Let a browser in by the link that mlaas up printed", auth.Public, raw(200, "text/html", m.login)},
 
 		{"GET /livez", "livez", "Ask whether the process lives", auth.Public, reads(200, m.livez)},
-		{"GET /readyz", "readyz", "Ask whether requests can be served", auth.Public, reads(200, m.readyz)},
+		{"GET /readyz", "readyz", "Ask whether requests can be served; with a token, how each check went", auth.Public, raw(200, "application/json", m.readyz).gives(new(health.Answer)).or(503)},
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
 		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, reads(200, m.problem)},

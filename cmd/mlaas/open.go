@@ -16,6 +16,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/management"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -80,6 +81,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	}
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
+		Health: &health.Prober{Checks: []health.Check{
+			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
+		}},
 		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
