@@ -56,6 +56,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	if x.db, err = sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options); err != nil {
 		return x, err
 	}
+	if err = store.Admit(ctx, x.db); err != nil {
+		return x, err
+	}
 	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
 		return x, err
 	}
