@@ -63,6 +63,7 @@ func (m *Management) routes() []route {
 		{"GET /api/status", "getStatus", "Read how the platform is: version, disk, store, replicas, what is not enforced", auth.Member, reads(200, m.status)},
 		{"GET /api/message", "listMessages", "List the messages between the services that were given up, oldest first", auth.Admin, reads(200, m.listMessages)},
 		{"POST /api/message/{id}/requeue", "requeueMessage", "Deliver a message that was given up again", auth.Admin, reads(204, m.requeueMessage)},
+		{"GET /api/backup", "backup", "Copy the platform while it works: records and messages of one commit, series, and all content that they name, as a tar", auth.Admin, raw(200, "application/x-tar", m.backup)},
 		{"POST /api/gc", "collect", "Remove what nothing needs: it is done daily by itself", auth.Admin, reads(200, m.gc)},
 		{"GET /api/stream", "stream", "Follow jobs, replicas, logs and curves live, over one WebSocket or as NDJSON", auth.Member, raw(200, ndjson, m.stream).gives(new(StreamEvent))},
 
