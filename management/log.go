@@ -146,6 +146,14 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	leave := make(chan struct{}) // the platform goes down: who follows comes again
+	if !l.want.Follow {
+		leave = nil
+	} else if l.m.streams.add(l, func() { close(leave) }) {
+		defer l.m.streams.remove(l)
+	} else {
+		close(leave)
+	}
 	out := newLines(w)
 	for _, s := range first {
 		if err := out.write(l.shown(s)); err != nil {
@@ -154,10 +162,10 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	for {
 		changed := l.m.Series.Changed(l.run.Tenant, l.run.ID) // before reading: what comes meanwhile wakes us
-		moved, leave := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
+		moved, release := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
 		if !over {
 			if over, err = l.over(ctx); err != nil {
-				leave()
+				release()
 				return err
 			}
 		}
@@ -166,15 +174,18 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 			err = out.flush()
 		}
 		if err != nil || done || over || !l.want.Follow {
-			leave()
+			release()
 			return err
 		}
 		select {
 		case <-ctx.Done():
+		case <-leave:
+			release()
+			return nil
 		case <-changed:
 		case <-moved:
 		}
-		leave()
+		release()
 		if ctx.Err() != nil {
 			return nil // who followed has gone
 		}

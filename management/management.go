@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -45,9 +47,13 @@ type Management struct {
 	// Info says what only the machine knows, for GET /api/status; nil: nothing.
 	Info func(context.Context) (Info, error)
 
+	Health *health.Prober // answers /readyz; nil: ready as long as it does not drain
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
 
+	once      sync.Once
+	ready     *health.Prober
 	hub       hub
 	streams   streams
 	documents documents
@@ -130,6 +136,20 @@ func narrow(ctx context.Context) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
 	}
+}
+
+// Leave tells those who follow a log or a stream to come again: somebody else
+// may serve them, or the next process will. It returns when they have gone, or
+// when ctx ends. Nobody is let in to follow any more.
+func (m *Management) Leave(ctx context.Context) { m.streams.leave(ctx) }
+
+func (m *Management) health() *health.Prober {
+	m.once.Do(func() {
+		if m.ready = m.Health; m.ready == nil {
+			m.ready = new(health.Prober)
+		}
+	})
+	return m.ready
 }
 
 func (m *Management) now() time.Time {

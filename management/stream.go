@@ -190,40 +190,68 @@ func (s Subscription) check() error {
 	return nil
 }
 
-// streams are the connections that are open. They end when Run does, as no
-// server waits for a WebSocket.
+// streams are the connections that are open, and the logs that are followed.
+// They end when Run does, as no server waits for a WebSocket, or when they are
+// told to leave before.
 type streams struct {
 	mu    sync.Mutex
 	ended bool
-	open  map[*streamer]bool
+	open  map[any]func() // by who, how to be told
+	empty chan struct{}  // closed when they have ended and none is open
 }
 
 func (x *streams) run(ctx context.Context) error {
 	<-ctx.Done()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.ended = true
-	for s := range x.open {
-		s.leave()
-	}
+	x.end()
 	return ctx.Err()
 }
 
-// add is false where they have ended.
-func (x *streams) add(s *streamer) bool {
+// end tells all of them, and returns what is closed when they have gone.
+func (x *streams) end() <-chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.open == nil {
-		x.open = map[*streamer]bool{}
+	if !x.ended {
+		x.ended, x.empty = true, make(chan struct{})
+		for _, leave := range x.open {
+			leave()
+		}
+		if len(x.open) == 0 {
+			close(x.empty)
+		}
 	}
-	x.open[s] = true
-	return !x.ended
+	return x.empty
 }
 
-func (x *streams) remove(s *streamer) {
+func (x *streams) leave(ctx context.Context) {
+	select {
+	case <-x.end():
+	case <-ctx.Done():
+	}
+}
+
+// add is false where they have ended: who is to leave at once. Each that was
+// added is removed.
+func (x *streams) add(who any, leave func()) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	delete(x.open, s)
+	if x.ended {
+		return false
+	}
+	if x.open == nil {
+		x.open = map[any]func(){}
+	}
+	x.open[who] = leave
+	return true
+}
+
+func (x *streams) remove(who any) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	before := len(x.open)
+	delete(x.open, who)
+	if x.ended && before == 1 && len(x.open) == 0 {
+		close(x.empty)
+	}
 }
 
 // A streamer is one connection.
@@ -253,7 +281,7 @@ func (m *Management) newStreamer(ctx context.Context) (*streamer, context.Contex
 // or the platform.
 func (s *streamer) attend(ctx context.Context) {
 	defer s.leave()
-	if !s.m.streams.add(s) {
+	if !s.m.streams.add(s, s.leave) {
 		s.leave()
 	}
 	defer s.m.streams.remove(s)

@@ -140,6 +140,9 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 		s.sealed.Add(-size)
 	}
 	for _, c := range chunks {
+		if s.copying() {
+			continue // it is collected another day
+		}
 		if err := s.Blob.Delete(ctx, c.Blob); err != nil { // nobody names it, so it will be collected
 			s.log().Warn("series: a chunk of a deleted run cannot be deleted", "blob", c.Blob, "error", err)
 		}

@@ -53,6 +53,7 @@ type Store struct {
 	mu       sync.Mutex
 	runs     map[key]*run // those with unsealed data, and others for a while
 	watched  map[key]chan struct{}
+	holds    int        // snapshots that are being copied
 	active   *segment   // what is appended to; nil: a new one must be made
 	full     []*segment // waiting to be sealed, oldest first
 	number   int64      // of the newest segment

@@ -16,6 +16,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
 	"mlaas.dev/mlaas/series"
@@ -56,6 +57,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	if x.db, err = sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options); err != nil {
 		return x, err
 	}
+	if err = store.Admit(ctx, x.db); err != nil {
+		return x, err
+	}
 	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
 		return x, err
 	}
@@ -70,6 +74,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
+		Health: &health.Prober{Checks: []health.Check{
+			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
+		}},
 		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),

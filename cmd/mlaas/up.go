@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/health"
 )
 
 // A platform is `mlaas up`: the three services in one process, with this
@@ -30,6 +31,7 @@ type platform struct {
 	Listen string          // 127.0.0.1:PORT; port 0 picks one
 	Group  bool            // whether commits that wait share a transaction; false is for measuring
 	Have   mlaas.Resources // what this machine gives; a zero field: what it has
+	Linger time.Duration   // how long new connections are taken after the end was asked for
 	Say    func(format string, args ...any)
 	Log    *slog.Logger
 }
@@ -40,9 +42,9 @@ func (c *cli) upCommand() *cobra.Command {
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Start the platform on this machine",
-		Long: `Starts the platform on this machine and runs until Ctrl+C. Replicas go on
-without it, and what they say is kept until it is back: only "mlaas down" ends
-them.
+		Long: `Starts the platform on this machine and runs until Ctrl+C or SIGTERM, which let
+requests under way be answered (at most 20 s). Replicas go on without it, and
+what they say is kept until it is back: only "mlaas down" ends them.
 
 It listens on this machine alone, writes DIR/url and DIR/token (for the other
 commands), and prints a link that lets a browser in once.`,
@@ -77,6 +79,7 @@ commands), and prints a link that lets a browser in once.`,
 	f.StringVar(&p.Listen, "listen", "127.0.0.1:7480", "address and port to serve on; port 0 picks a free one")
 	f.StringVar(&cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
 	f.StringVar(&memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	f.DurationVar(&p.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
 	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
 	f.Lookup("group-commits").Hidden = true
@@ -119,7 +122,7 @@ func (p platform) Run(ctx context.Context) error {
 	}
 	defer parts.Close()
 
-	listener, err := net.Listen("tcp", p.Listen)
+	listener, err := health.Listen(ctx, p.Listen)
 	if err != nil {
 		return tell{What: "cannot listen on " + p.Listen, Why: err.Error(), Fix: "choose another by --listen, or port 0 for any free one", Kind: mlaas.ErrUnavailable}
 	}
@@ -134,9 +137,21 @@ func (p platform) Run(ctx context.Context) error {
 	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
 
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error { return served(public.Serve(listener)) })
+	// What takes messages ends with ctx; what requests need, when the last of
+	// them is answered.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	front := &health.Server{HTTP: public, Listener: listener, Health: parts.management.Health, Leave: parts.management.Leave, Linger: p.Linger, Log: p.Log}
+	all.Go(func() error {
+		defer end()
+		return front.Run(ctx)
+	})
 	all.Go(func() error { return p.keepDoor(ctx, private, door, doorEvery) })
 	for name, run := range parts.services() {
+		ctx := ctx
+		if name == "series" || name == "management" {
+			ctx = life
+		}
 		all.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -153,18 +168,6 @@ func (p platform) Run(ctx context.Context) error {
 	}
 	p.Say("ready %s", url)
 	p.Say("open  %s", link)
-	all.Go(func() error {
-		<-ctx.Done()
-		// What is in flight may end; what follows the log of a run would never.
-		short, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer stop()
-		if err := public.Shutdown(short); err != nil {
-			p.Log.Debug("requests are cut off", "err", err)
-		}
-		public.Close()
-		private.Close()
-		return nil
-	})
 	err = all.Wait()
 	if n := parts.running(context.WithoutCancel(ctx)); err == nil && n > 0 {
 		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
@@ -209,6 +212,13 @@ func (p platform) keepDoor(ctx context.Context, server *http.Server, door net.Li
 	for {
 		select {
 		case <-ctx.Done():
+			// What a supervisor fetches or brings may end; it is asked for again
+			// otherwise.
+			short, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer stop()
+			if err := server.Shutdown(short); err != nil {
+				p.Log.Info("supervisors are cut off", "error", err)
+			}
 			server.Close()
 			return all.Wait()
 		case <-tick.C:
