@@ -194,6 +194,38 @@ func TestSpoolIsBounded(t *testing.T) {
 }
 
 // A door that knows more than the spool is believed.
+// Syncing covers every part, and minds none that went meanwhile.
+func TestSpoolSync(t *testing.T) {
+	s, err := openSpool[string](t.TempDir(), "log", 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for range 3 {
+		if err := s.append([]string{strings.Repeat("x", partSize)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.parts); n != 3 {
+		t.Fatalf("%d parts, want 3", n)
+	}
+	if err := s.sync(); err != nil {
+		t.Errorf("three parts: %v", err)
+	}
+	if err := os.Remove(s.path(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sync(); err != nil {
+		t.Errorf("one was taken away: %v", err)
+	}
+	if err := os.Chmod(s.path(2), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sync(); os.Geteuid() != 0 && err == nil {
+		t.Error("one that cannot be opened is no error")
+	}
+}
+
 func TestSpoolGap(t *testing.T) {
 	s, err := openSpool[mlaas.LogLine](t.TempDir(), "log", 1<<20)
 	if err != nil {
