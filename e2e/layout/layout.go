@@ -120,17 +120,14 @@ func (p *Platform) add(name string, command []string, machine *Machine) *Process
 	return q
 }
 
-// environment is ours without what would lead the platform elsewhere.
+// environment is ours without what would lead the platform elsewhere, and Env.
 func (p *Platform) environment() (env []string) {
-	if p.Env != nil {
-		return p.Env
-	}
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "MLAAS_") {
 			env = append(env, kv)
 		}
 	}
-	return env
+	return append(env, p.Env...)
 }
 
 // Processes are those of these kinds, in the order in which they start; of no

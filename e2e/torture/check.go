@@ -344,13 +344,20 @@ func (c *Check) points(ctx context.Context, e Entry) error {
 			}
 		}
 	}
+	var none, more []int
 	for i := range e.Lines {
 		switch n := steps[i]; {
 		case n == 0:
-			c.tally.lost("point %d of run %s", i, e.ID)
+			none = append(none, i)
 		case n > 1:
-			c.tally.duplicated("point %d of run %s: %d times", i, e.ID, n)
+			more = append(more, i)
 		}
+	}
+	if len(none) > 0 {
+		c.tally.lost("the points %v of run %s", none, e.ID)
+	}
+	if len(more) > 0 {
+		c.tally.duplicated("the points %v of run %s", more, e.ID)
 	}
 	if len(steps) > e.Lines {
 		c.tally.illegal("run %s has %d steps, and logged %d", e.ID, len(steps), e.Lines)

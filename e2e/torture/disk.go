@@ -218,7 +218,7 @@ func needsDisk(s *Stage) error {
 // written through is gone, and so is every process.
 type PowerLoss struct{}
 
-func (PowerLoss) Name() string { return "power loss" }
+func (PowerLoss) Name() string { return "power lost" }
 
 func (PowerLoss) Fits(s *Stage) error { return needsDisk(s) }
 

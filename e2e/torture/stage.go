@@ -55,6 +55,7 @@ const (
 	warmAcks      = 40
 	backPatience  = 60 * time.Second // until something is acknowledged again
 	backLimit     = 30 * time.Second // and what of it is not a finding: three times what is promised
+	after         = 700 * time.Millisecond
 	alonePatience = 20 * time.Second
 )
 
@@ -77,6 +78,11 @@ func (s *Stage) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	// What the platform leaves where temporary files are goes with the rest.
+	temporary := filepath.Join(s.dir, "tmp")
+	if err := errors.Join(os.Mkdir(temporary, 0o777), os.Chmod(temporary, 0o777|os.ModeSticky)); err != nil {
+		return err
+	}
 	host := "127.0.0.1"
 	if s.Kind != layout.One {
 		if s.net, err = layout.NewNetwork(); err != nil {
@@ -89,7 +95,7 @@ func (s *Stage) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.platform, err = layout.Start(ctx, layout.Options{Kind: s.Kind, Binary: s.Binary, S3: s.S3, Dir: data,
-		Blobs: filepath.Join(s.dir, "s3"), Log: &s.log, Net: s.net,
+		Blobs: filepath.Join(s.dir, "s3"), Log: &s.log, Net: s.net, Env: []string{"TMPDIR=" + temporary},
 		Proxy: s.Kind == layout.Three, Failover: s.Kind == layout.TwoOfEach})
 	if err != nil {
 		return err
@@ -221,8 +227,15 @@ func (s *Stage) suffer(ctx context.Context, f Fault) error {
 		tally.illegal("nothing was acknowledged for %.1f s after it was put right", back.Seconds())
 	}
 	s.did("acknowledges again after %.1f s", back.Seconds())
+	select {
+	case <-time.After(after): // the clients meet it well again
+	case <-ctx.Done():
+	}
 	load.end()
 	ended = true
+	if err := load.registers.seal(ctx); err != nil {
+		tally.illegal("%v", err)
+	}
 	row.Operations += load.registers.check(tally)
 	s.compare(ctx, s.ledger.since(from), tally)
 	return nil
