@@ -106,6 +106,7 @@ var (
 // is 1 if not said. The server is refused when its settings could lose what
 // was acknowledged; ?trust=settings is for servers that do not show theirs.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
+	quiet()
 	a, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -128,6 +129,14 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// quiet keeps the client from writing to the standard error by itself: what it
+// has to say comes back as errors. It is one logger for the process.
+var quiet = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
 func (s *Store) dial() *redis.Client {
 	dialer := &net.Dialer{Timeout: dialTime, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 3}}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -138,7 +147,7 @@ func (s *Store) dial() *redis.Client {
 		return s.conns.add(c), nil
 	}
 	secured := s.secured(dial)
-	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	plain := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if s.master != "" {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: s.master, SentinelAddrs: s.hosts,
@@ -152,7 +161,7 @@ func (s *Store) dial() *redis.Client {
 		Network: s.network, Addr: s.hosts[0], Username: s.user, Password: s.password,
 		Dialer: secured, OnConnect: s.greet, Protocol: 2, MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: dialTime, ReadTimeout: onePatience, WriteTimeout: onePatience, ContextTimeoutEnabled: true,
-		PoolSize: 64, DisableIdentity: true, MaintNotificationsConfig: quiet,
+		PoolSize: 64, DisableIdentity: true, MaintNotificationsConfig: plain,
 	})
 }
 
