@@ -265,6 +265,45 @@ func TestGivenBack(t *testing.T) {
 	}
 }
 
+// A process that is killed does not keep what it holds for as long as the
+// lease says. One that only was quiet for a while does.
+func TestDeadProcess(t *testing.T) {
+	server := redistest.Start(t, &redistest.Server{})
+	log := slog.New(slog.DiscardHandler)
+	dead := open(t, server.URL("dead"), Options{Log: log, dead: 100 * time.Millisecond})
+	defer dead.Close()
+	alive := open(t, server.URL("dead"), Options{Log: log, dead: 100 * time.Millisecond})
+	defer alive.Close()
+	tell(t, alive, "S", "k")
+	tell(t, alive, "T", "")
+	first, err := dead.Next(t.Context(), "inbox", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := alive.Next(t.Context(), "inbox", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if c, err := alive.Next(quiet, "inbox", time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("heard %+v (%v) while its holder lives", c, err)
+	}
+	dead.end() // no more heartbeats, and nothing is given back
+	again, err := alive.Next(t.Context(), "inbox", time.Hour)
+	if err != nil || again.ID != first.ID || again.Delivery != 1 {
+		t.Fatalf("heard %+v (%v), want %+v again, and that it does not count", again, err, first)
+	}
+	for _, c := range []store.Claim{again, other} {
+		if err := alive.Commit(t.Context(), store.Batch{Ack: &c}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := alive.Commit(t.Context(), store.Batch{Ack: &first}); !errors.Is(err, store.ErrNotHeld) {
+		t.Errorf("the dead one acknowledges: %v", err)
+	}
+}
+
 // Deletions are remembered up to a number; who asks for older ones begins
 // again.
 func TestGone(t *testing.T) {
@@ -782,7 +821,7 @@ func TestClaimOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, k := range keys { // nothing is left of it
-		if strings.Contains(k, ":m:") || strings.Contains(k, ":held:") || strings.Contains(k, ":timed:") || strings.Contains(k, ":due") {
+		if strings.Contains(k, ":m:") || strings.Contains(k, ":held:") || strings.Contains(k, ":timed:") || strings.Contains(k, ":due") || strings.Contains(k, ":claims:") {
 			t.Errorf("%s is left", k)
 		}
 	}
