@@ -89,10 +89,12 @@ else
   if not id then id, key = first(ready) end -- what a parked one let go
 end
 if id then
+  -- What takes no room comes first, so that messages are handled also when there
+  -- is none.
+  call('ZREM', ready, id)
   call('HINCRBY', P .. 'm:' .. id, 'n', 1)
   call('HSET', P .. 'm:' .. id, 'token', token)
   call('SADD', P .. 'claims:' .. client, id)
-  call('ZREM', ready, id)
   call('ZADD', timed, now + lease, id)
   if key ~= '' then call('HSET', held, key, id) end
   return handed(id)

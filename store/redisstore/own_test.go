@@ -3,10 +3,18 @@ package redisstore
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,6 +175,120 @@ func TestParse(t *testing.T) {
 	if a, _ := parse("redis+sentinel://:p%2F1@a/m?sentinel_password=q"); a.password != "p/1" || a.sentinelPassword != "q" || a.master != "m" || a.wait != 1 {
 		t.Errorf("%+v", a)
 	}
+}
+
+// use does a little of everything.
+func use(t *testing.T, s *Store) {
+	t.Helper()
+	put(t, s, row("a", 0, "{}"))
+	tell(t, s, "S", "k")
+	c, err := s.Next(t.Context(), "inbox", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), store.Batch{Retry: &c}); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := make(chan store.Change)
+	go s.Watch(ctx, 0, nil, out)
+	wait(t, out, "a")
+	wait(t, out, "synced")
+	if err := s.Commit(t.Context(), store.Batch{Delete: []store.Row{row("a", 1, "")}}); err != nil {
+		t.Error(err)
+	}
+	wait(t, out, "the deletion")
+	if _, _, err := s.List(t.Context(), store.Query{Kind: "thing"}); err != nil {
+		t.Error(err)
+	}
+	if st, err := s.Stats(t.Context()); err != nil || st.Waiting != 1 || st.Size == 0 {
+		t.Errorf("stats are %+v, %v", st, err)
+	}
+	if _, err := s.Parked(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A user who may do what the manual says may do enough, and sees no other
+// platform.
+func TestUser(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/how-to/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(manual), "`~{NAME}:* ")
+	rights, _, found := strings.Cut(rest, "`")
+	if !found {
+		t.Fatal("the manual does not say which rights are needed")
+	}
+	server := redistest.Start(t, &redistest.Server{Settings: map[string]string{"user": "app on >pw ~{acl}:* " + rights, "min-replicas-to-write": "1"}})
+	replica := redistest.Start(t, &redistest.Server{Primary: server})
+	if err := replica.Await("Finished with success"); err != nil {
+		t.Fatal(err)
+	}
+	as := func(name string) string {
+		return strings.Replace(server.URL(name), ":"+redistest.Password, "app:pw", 1) + "?wait=1"
+	}
+	s := open(t, as("acl"), Options{})
+	defer s.Close()
+	use(t, s)
+	if _, err := Open(t.Context(), as("other"), Options{}); err == nil || !strings.Contains(err.Error(), "does not let us in") {
+		t.Errorf("the store of another: %v", err)
+	}
+}
+
+// TLS, with a certificate of our own.
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{"cert": {Type: "CERTIFICATE", Bytes: der}, "key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().(*net.TCPAddr)
+	l.Close()
+	cert := filepath.Join(dir, "cert")
+	server := redistest.Start(t, &redistest.Server{Settings: map[string]string{"tls-port": fmt.Sprint(addr.Port), "tls-cert-file": cert,
+		"tls-key-file": filepath.Join(dir, "key"), "tls-ca-cert-file": cert, "tls-auth-clients": "no"}})
+	url := strings.Replace(server.URLAt(addr.String(), "tls"), "redis://", "rediss://", 1)
+	s := open(t, url+"?ca="+cert, Options{})
+	defer s.Close()
+	use(t, s)
+	if _, err := Open(t.Context(), url, Options{}); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate that nobody vouches for: %v", err)
+	}
+}
+
+// A socket, on a server that listens nowhere else.
+func TestSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "redis") // the path of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	redistest.Start(t, &redistest.Server{Password: "-", Settings: map[string]string{"unixsocket": filepath.Join(dir, "s")}})
+	s := open(t, "unix://"+filepath.Join(dir, "s")+"?name=b", Options{})
+	defer s.Close()
+	use(t, s)
 }
 
 // Platforms that share a server see nothing of each other.
@@ -396,6 +518,9 @@ func TestMemoryFull(t *testing.T) {
 	if err := s.Commit(t.Context(), store.Batch{Ack: &c}); err != nil {
 		t.Errorf("acknowledge: %v", err)
 	}
+	if c, err = s.Next(t.Context(), "other", time.Minute); err != nil {
+		t.Errorf("hear: %v", err)
+	}
 	st, err := s.Stats(t.Context())
 	if err != nil || st.Records != int64(kept) || st.Waiting != int64(kept) {
 		t.Errorf("stats are %+v (%v), want %d records and messages", st, err, kept)
@@ -409,6 +534,9 @@ func TestMemoryFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, s, row("more", 0, large))
+	if err := s.Commit(t.Context(), store.Batch{Ack: &c}); err != nil {
+		t.Error(err)
+	}
 }
 
 // A large row and a long index come back; pages end before they are too large.
@@ -434,6 +562,24 @@ func TestLarge(t *testing.T) {
 		if err != nil || len(found) != want {
 			t.Errorf("index %d finds %d rows (%v), want %d", i, len(found), err, want)
 		}
+	}
+	var many store.Batch
+	for i := range 5000 {
+		many.Put = append(many.Put, row(fmt.Sprint("many", i), 0, "{}"))
+		many.Tell = append(many.Tell, store.Message{To: fmt.Sprint("inbox", i), Subject: "S"})
+	}
+	if err := s.Commit(t.Context(), many); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Next(t.Context(), "inbox4999", time.Minute); err != nil || c.Message.Subject != "S" {
+		t.Errorf("heard %+v (%v)", c, err)
+	}
+	for i := range many.Put {
+		many.Delete = append(many.Delete, store.Row{Key: many.Put[i].Key, Rev: 1})
+	}
+	many.Put, many.Tell = nil, nil
+	if err := s.Commit(t.Context(), many); err != nil {
+		t.Fatal(err)
 	}
 	whole := strings.Repeat("x", store.MaxData)
 	for i := range 3 {

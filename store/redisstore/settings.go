@@ -162,7 +162,7 @@ func (s *Store) explain(err error) error {
 		return fmt.Errorf("the Redis server %s cannot write to its disk (%s): %w", s, said, mlaas.ErrDisk)
 	case strings.HasPrefix(said, "NOREPLICAS"):
 		return fmt.Errorf("the Redis server %s has too few replicas to write safely; nothing was written: %w", s, mlaas.ErrUnavailable)
-	case strings.HasPrefix(said, "NOAUTH"), strings.HasPrefix(said, "WRONGPASS"), strings.HasPrefix(said, "NOPERM"), strings.HasPrefix(said, "ERR AUTH"):
+	case strings.HasPrefix(said, "NOAUTH"), strings.HasPrefix(said, "WRONGPASS"), strings.HasPrefix(said, "NOPERM"), strings.HasPrefix(said, "ERR AUTH"), strings.Contains(said, "can't access at least one of the keys"):
 		return fmt.Errorf("the Redis server %s does not let us in (%s): give user and password in the URL: %w", s, said, mlaas.ErrUnavailable)
 	}
 	_, net := errors.AsType[net.Error](err)
