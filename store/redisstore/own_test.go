@@ -280,11 +280,7 @@ func TestTLS(t *testing.T) {
 
 // A socket, on a server that listens nowhere else.
 func TestSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "redis") // the path of a socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	redistest.Start(t, &redistest.Server{Password: "-", Settings: map[string]string{"unixsocket": filepath.Join(dir, "s")}})
 	s := open(t, "unix://"+filepath.Join(dir, "s")+"?name=b", Options{})
 	defer s.Close()
