@@ -1106,8 +1106,9 @@ func TestFetched(t *testing.T) {
 				t.Errorf("recorded is an ETag of %d bytes and tree %q", len(rep.Data[1].ETag), rep.Data[1].Tree)
 			}
 		}
-		h.silent(r, 2)
-		if rep, _ := h.replica(r, "worker-0"); rep.Epoch != 2 || len(rep.Data) != 2 || rep.Data[0] != got {
+		h.ask(r, 2)
+		rep := h.until(r, "worker-0", time.Minute, "of the next attempt", func(rep mlaas.Replica) bool { return rep.Epoch == 2 })
+		if len(rep.Data) != 2 || rep.Data[0] != got {
 			t.Errorf("the next attempt has %+v", rep.Data)
 		}
 	})

@@ -129,6 +129,27 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 }
 
+// WriteTo is how io.Copy reads: in larger pieces than it would itself.
+func (r *reader) WriteTo(w io.Writer) (n int64, err error) {
+	buf := make([]byte, 256<<10)
+	for {
+		m, err := r.Read(buf)
+		if m > 0 {
+			m, werr := w.Write(buf[:m])
+			n += int64(m)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
 // some reads once. What came before an error is told without it: the next
 // call meets it again.
 func (r *reader) some(p []byte) (int, error) {

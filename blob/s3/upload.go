@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -334,12 +335,9 @@ func (s *S3) Sweep(ctx context.Context) (n int, err error) {
 
 // A source is what is being stored: how much came, and what its name is.
 type source struct {
-	ctx context.Context
-	r   io.Reader
-	sum interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
+	ctx   context.Context
+	r     io.Reader
+	sum   hash.Hash
 	want  mlaas.Digest
 	size  int64
 	ended bool
