@@ -26,7 +26,7 @@ import (
 const (
 	small      = 1 << 20 // up to here bytes wait in memory whatever is going on
 	maxParts   = 10_000  // of one upload, as S3 has it
-	atOnce     = 2       // parts of one upload under way
+	atOnce     = 4       // parts of one upload under way
 	maxStreams = 3       // each holds atOnce+1 parts in memory
 )
 
