@@ -25,6 +25,7 @@ import (
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/internal/failpoint"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -59,6 +60,9 @@ type Booster struct {
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: silent
+
+	Counts Counts       // what it did
+	Trace  trace.Tracer // nil: nobody watches
 
 	once    sync.Once
 	begun   chan struct{} // closed when Run begins
@@ -123,11 +127,11 @@ func (b *Booster) Monitor() *Monitor {
 // Run serves until ctx ends. Replicas go on without it.
 func (b *Booster) Run(ctx context.Context) error {
 	b.init()
-	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster, Log: b.Log}
+	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster, Log: b.Log, Counts: &b.Counts.Queue, Trace: b.Trace}
 	queue.On(inbox, b.replicasWanted)
 	queue.On(inbox, b.codeReady)
 	queue.On(inbox, b.replicasUnwanted)
-	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log}
+	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log, Counts: &b.Counts.Notices}
 	queue.On(notices, b.notify)
 
 	work, ctx := errgroup.WithContext(ctx)
@@ -325,10 +329,12 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	case role == nil:
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
 	default:
-		err = p.Start(ctx, Spec{
+		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
+		err = p.Start(within, Spec{
 			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL[r.Cluster],
 		})
+		end(err)
 	}
 	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {

@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,10 +27,12 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		}
 		timer.Reset(reconcileEvery)
 		var g errgroup.Group
+		var failed atomic.Bool
 		for _, p := range b.places {
 			g.Go(func() error {
 				b.measure(ctx, p)
 				if err := b.compare(ctx, p); err != nil && ctx.Err() == nil {
+					failed.Store(true)
 					b.Log.Error("compare a cluster with the records", "cluster", p.name, "error", err)
 				}
 				return nil
@@ -45,6 +48,9 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		}
 		if err := g.Wait(); err != nil {
 			return err
+		}
+		if !failed.Load() {
+			b.Counts.Reconciled.Set(time.Now())
 		}
 	}
 }

@@ -22,6 +22,8 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -32,6 +34,16 @@ type Contractor struct {
 	DB  store.Driver
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nobody listens
+
+	Counts Counts       // what it did
+	Trace  trace.Tracer // nil: nobody watches
+}
+
+// Counts are what a contractor did.
+type Counts struct {
+	Queue      queue.Counts
+	Conflicts  meter.Counter // another commit was faster, and it decided anew
+	Reconciled meter.Moment  // when it looked at every live run
 }
 
 const (
@@ -71,7 +83,7 @@ func (c *Contractor) log() *slog.Logger {
 
 // Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
-	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log()}
+	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.Counts.Queue, Trace: c.Trace}
 	k := &keeper{c: c, next: map[key]time.Time{}, wake: make(chan struct{}, 1)}
 	queue.On(in, c.runAsked)
 	queue.On(in, c.stopAsked)
@@ -155,7 +167,9 @@ func (k *keeper) run(ctx context.Context) {
 		case <-deadline.C:
 			admit = k.due(ctx)
 		case <-regular.C:
-			if err := k.all(ctx); err != nil && ctx.Err() == nil {
+			if err := k.all(ctx); err == nil {
+				k.c.Counts.Reconciled.Set(time.Now())
+			} else if ctx.Err() == nil {
 				k.c.log().Error("look at every run", "error", err)
 			}
 			regular.Reset(lookAgain)
@@ -305,6 +319,7 @@ func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, err
 		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
 			return err
 		}
+		c.Counts.Conflicts.Inc()
 	}
 }
 
@@ -385,5 +400,5 @@ func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) erro
 
 // moved logs a step of a run.
 func (c *Contractor) moved(run mlaas.Run, r jobengine.Rule, why string) {
-	c.log().Info("run", "id", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
+	c.log().Info("a run moved", "run", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
 }

@@ -17,7 +17,10 @@ import (
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
 	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/management"
+	"mlaas.dev/mlaas/observe"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/sqlitestore"
@@ -35,13 +38,14 @@ type parts struct {
 	contractor *contractor.Contractor
 	booster    *booster.Booster
 	monitor    *booster.Monitor
+	metrics    *observe.Metrics
 }
 
 // cluster is the name of this machine among the clusters.
 const cluster = "local"
 
 // open makes the parts, each over the ones before it.
-func (p platform) open(ctx context.Context, key []byte, token, binary string) (x *parts, err error) {
+func (p platform) open(ctx context.Context, key []byte, token, binary string, tracer trace.Tracer) (x *parts, err error) {
 	x = new(parts)
 	defer func() {
 		if err != nil {
@@ -49,7 +53,8 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 			x = nil
 		}
 	}()
-	options := sqlitestore.Options{Log: p.Log}
+	synced := new(meter.Histogram)
+	options := sqlitestore.Options{Log: p.Log, Synced: synced}
 	if !p.Group {
 		options.Group = 1
 	}
@@ -67,9 +72,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 		return x, err
 	}
 	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
-	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log}
+	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log, Trace: tracer}
 	x.booster = &booster.Booster{
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
 		Executors:     map[string]booster.Executor{cluster: x.executor},
 		DoorURL:       map[string]string{cluster: "unix://" + filepath.Join(p.Dir, "door", "door.sock")},
 		AllowLoopback: true, // who writes the rules owns this machine
@@ -87,7 +92,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 		Health: &health.Prober{Checks: []health.Check{
 			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
 		}},
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(x) },
@@ -95,6 +100,13 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 			return p.sweep(ctx, x)
 		},
 	}
+	x.metrics = observe.NewMetrics(release())
+	x.metrics.Store(x.db)
+	showSyncs(x.metrics, synced)
+	showManagement(x.metrics, x.management)
+	showContractor(x.metrics, x.contractor)
+	showBooster(x.metrics, x.booster)
+	x.management.Metrics = x.metrics.Handler()
 	return x, nil
 }
 
