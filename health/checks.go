@@ -192,7 +192,7 @@ const (
 // Disk looks at the room that is left where folder is.
 func Disk(folder string) Check {
 	return Check{Name: "disk", Do: func(context.Context) (string, error) {
-		free, total, err := room(folder)
+		free, total, err := Room(folder)
 		if err != nil {
 			return "", err
 		}
