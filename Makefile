@@ -38,7 +38,12 @@ bin/golangci-lint: tools/go.mod
 	@mkdir -p bin
 	cd tools && $(GO) build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-unit: ## unit tests under the race detector
+# A real S3 server for tests and benches, of a module of its own for the same reason.
+bin/versitygw: tools/s3/go.mod
+	@mkdir -p bin
+	cd tools/s3 && $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
+unit: bin/versitygw ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
 
 bin/pytest/.done: python/pyproject.toml

@@ -272,12 +272,11 @@ func (b *Booster) ended(r mlaas.Replica) {
 	if b.monitor.line(r.Fence) == nil {
 		b.inform.forget(r.Fence)
 	}
-	p := b.places[r.Cluster]
-	if p == nil || r.Status == mlaas.ReplicaLost {
+	if r.Status == mlaas.ReplicaLost {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := p.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.place.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
@@ -285,20 +284,20 @@ func (b *Booster) ended(r mlaas.Replica) {
 
 // heard takes the news of an executor: what is seen from the outside. What the
 // supervisor said of itself weighs more.
-func (b *Booster) heard(ctx context.Context, p *place, n News) {
+func (b *Booster) heard(ctx context.Context, n News) {
 	if n.Status.Final() {
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
 			}
-			b.outside(ctx, p, n)
+			b.outside(ctx, n)
 		})
 		return
 	}
-	b.outside(ctx, p, n)
+	b.outside(ctx, n)
 }
 
-func (b *Booster) outside(ctx context.Context, p *place, n News) {
+func (b *Booster) outside(ctx context.Context, n News) {
 	_, err := b.change(ctx, n.Fence, func(r *mlaas.Replica) store.Batch {
 		if n.Node != "" && r.Node == "" {
 			r.Node = n.Node
@@ -318,7 +317,7 @@ func (b *Booster) outside(ctx context.Context, p *place, n News) {
 			case r.Status == mlaas.ReplicaStopping:
 				status, reason = mlaas.ReplicaStopped, r.Reason // as it was asked to
 			case r.Ready == nil && status != mlaas.ReplicaStopped:
-				reason += b.lastWords(ctx, p, n.Fence)
+				reason += b.lastWords(ctx, n.Fence)
 			}
 			b.move(r, status, reason)
 		}
@@ -338,8 +337,8 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 }
 
 // lastWords is the end of what a supervisor wrote that never called.
-func (b *Booster) lastWords(ctx context.Context, p *place, f mlaas.Fence) string {
-	log, err := p.Logs(ctx, f)
+func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
+	log, err := b.place.Logs(ctx, f)
 	if err != nil {
 		return ""
 	}

@@ -31,7 +31,7 @@ import (
 //
 // What a run is given is subtracted from its cluster's ledger in the commit
 // that starts it, at the ledger's revision: the same core is never promised
-// twice, by however many contractors.
+// twice. One contractor at a time serves the line, so that its order is one.
 
 // told is how many waiting runs are told what they wait for in numbers; those
 // behind them are told that they are behind.
@@ -305,7 +305,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err err
 	failpoint.Hit("contractor.place.before")
 	err = c.DB.Commit(ctx, queue.Traced(store.Batch{
 		Put:  []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch})},
+		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
 	}, trace.Of(ctx)))
 	if err != nil {
 		return err

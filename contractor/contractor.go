@@ -24,16 +24,20 @@ import (
 	"mlaas.dev/mlaas/contractor/jobengine"
 	"mlaas.dev/mlaas/internal/meter"
 	"mlaas.dev/mlaas/internal/trace"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
 
 // Contractor is the service. Fill in the fields, then call Run. Several may
-// run over one store: each commit checks that what it decided on still stands.
+// run over one store: all hear messages, and each commit checks that what it
+// decided on still stands. One of them at a time, who holds the lease, says who
+// may start and looks where nobody was told to.
 type Contractor struct {
-	DB  store.Driver
-	Now func() time.Time // nil: time.Now
-	Log *slog.Logger     // nil: nobody listens
+	DB     store.Driver
+	Member *lease.Member    // of this process, which runs it
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: nobody listens
 
 	Counts Counts       // what it did
 	Trace  trace.Tracer // nil: nobody watches
@@ -43,7 +47,7 @@ type Contractor struct {
 type Counts struct {
 	Queue      queue.Counts
 	Conflicts  meter.Counter // another commit was faster, and it decided anew
-	Reconciled meter.Moment  // when it looked at every live run
+	Reconciled meter.Moment  // when it looked at every live run; only who holds the lease does
 }
 
 const (
@@ -84,23 +88,40 @@ func (c *Contractor) log() *slog.Logger {
 // Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
 	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.Counts.Queue, Trace: c.Trace}
-	k := &keeper{c: c, next: map[key]time.Time{}, wake: make(chan struct{}, 1)}
 	queue.On(in, c.runAsked)
 	queue.On(in, c.stopAsked)
 	queue.On(in, c.replicaChanged)
 	queue.On(in, c.ruleFired)
-	queue.On(in, func(ctx context.Context, m mlaas.CapacityChanged) (store.Batch, error) {
-		select {
-		case k.wake <- struct{}{}:
-		default: // it is awake already
-		}
-		return store.Batch{}, nil
-	})
+	queue.On(in, func(context.Context, CapacityChanged) (store.Batch, error) { return store.Batch{}, nil })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return in.Run(ctx) })
-	g.Go(func() error { k.run(ctx); return nil })
-	return g.Wait()
+	g.Go(func() error { return c.Member.Hold(ctx, store.AdmissionLease, c.keep) })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
+
+// keep is the work of the one contractor that holds the lease. What it commits
+// checks that it still does.
+func (c *Contractor) keep(ctx context.Context, t *lease.Tenure) error {
+	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log}
+	k := &keeper{c: holder, next: map[key]time.Time{}}
+	k.run(ctx)
+	return ctx.Err()
+}
+
+// CapacityChanged was told by version 0.1. It is heard so that what such a
+// version left behind is not parked: clusters are watched instead.
+type CapacityChanged struct {
+	Cluster string `json:"cluster"`
+}
+
+// To is who hears the message.
+func (CapacityChanged) To() string { return mlaas.ToContractor }
+
+// Key is what must be handled in order.
+func (m CapacityChanged) Key() string { return m.Cluster }
 
 func (c *Contractor) runAsked(ctx context.Context, m mlaas.RunAsked) (store.Batch, error) {
 	return c.look(ctx, m.Tenant, m.Run, nil)
@@ -129,7 +150,6 @@ type key struct {
 // a run in. What it remembers is only when to look.
 type keeper struct {
 	c    *Contractor
-	wake chan struct{}
 	next map[key]time.Time
 	line line
 
@@ -152,8 +172,6 @@ func (k *keeper) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.wake:
-			admit = true
 		case change := <-changes:
 			admit = k.note(change)
 			for more := true; more; { // a burst is one reason to look
@@ -353,7 +371,7 @@ func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) erro
 	var unwanted store.Batch
 	told := map[mlaas.ReplicasUnwanted]bool{}
 	for _, r := range replicas {
-		m := mlaas.ReplicasUnwanted{Tenant: r.Value.Tenant, Run: r.Value.Run, Epoch: r.Value.Epoch, Reason: "the attempt is over"}
+		m := mlaas.ReplicasUnwanted{Tenant: r.Value.Tenant, Run: r.Value.Run, Epoch: r.Value.Epoch, Cluster: r.Value.Cluster, Reason: "the attempt is over"}
 		if told[m] {
 			continue
 		}

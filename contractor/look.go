@@ -446,7 +446,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		st.Next = l.now.Add(review)
 	case jobengine.DeliverCode:
 		l.batch.Put = append(l.batch.Put, store.Launches(l.c.DB).Put(*s.launch, 0))
-		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch}))
+		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster}))
 		l.batch = queue.Traced(l.batch, l.run.Trace) // what brought us here is the news of a replica, which has none
 		st.Next = l.now.Add(askAgain)
 	case jobengine.Wait:
@@ -518,14 +518,14 @@ func (l *look) tell(m store.Message) { l.batch.Tell = append(l.batch.Tell, m) }
 // unwanted ends the replicas of the attempt, if there ever was one.
 func (l *look) unwanted(why string) {
 	if l.state.Epoch > 0 {
-		l.tell(queue.Tell(mlaas.ReplicasUnwanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch,
+		l.tell(queue.Tell(mlaas.ReplicasUnwanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch, Cluster: l.attempt().Cluster,
 			Grace: codeengine.Grace(l.run.Spec), Reason: why}))
 	}
 }
 
 // ask says the wish of the run's state once more.
 func (l *look) ask() {
-	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch}
+	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch, Cluster: l.state.Allocation.Cluster}
 	if l.state.State != mlaas.Starting {
 		why := l.attempt().Reason
 		if why == "" {

@@ -108,7 +108,7 @@ func TestTrace(t *testing.T) {
 		t.Fatalf("the run says %s, %v", data, err)
 	}
 
-	want := []string{"POST /api/job/{id}/run", "contractor RunAsked", "contractor place", "booster ReplicasWanted", "start replica", "booster CodeReady", "program started"}
+	want := []string{"POST /api/job/{id}/run", "contractor RunAsked", "contractor place", "booster/local ReplicasWanted", "start replica", "booster/local CodeReady", "program started"}
 	late := time.After(patience)
 	spans := map[string]*trace.Span{}
 	for slices.ContainsFunc(want, func(name string) bool { return spans[name] == nil }) {
@@ -122,12 +122,12 @@ func TestTrace(t *testing.T) {
 		}
 	}
 	parents := map[string]string{
-		"contractor RunAsked":    "POST /api/job/{id}/run",
-		"contractor place":       "POST /api/job/{id}/run",
-		"booster ReplicasWanted": "contractor place",
-		"start replica":          "booster ReplicasWanted",
-		"booster CodeReady":      "POST /api/job/{id}/run",
-		"program started":        "POST /api/job/{id}/run",
+		"contractor RunAsked":          "POST /api/job/{id}/run",
+		"contractor place":             "POST /api/job/{id}/run",
+		"booster/local ReplicasWanted": "contractor place",
+		"start replica":                "booster/local ReplicasWanted",
+		"booster/local CodeReady":      "POST /api/job/{id}/run",
+		"program started":              "POST /api/job/{id}/run",
 	}
 	for name, parent := range parents {
 		if !bytes.Equal(spans[name].ParentSpanId, spans[parent].SpanId) {
@@ -152,12 +152,12 @@ func TestTrace(t *testing.T) {
 	for name, least := range map[string]float64{
 		`mlaas_http_request_seconds_count{route="POST /api/job/{id}/run",status="ok"}`: 1,
 		`mlaas_messages_handled_total{inbox="contractor"}`:                             2,
-		`mlaas_messages_handled_total{inbox="booster"}`:                                2,
+		`mlaas_messages_handled_total{inbox="booster/local"}`:                          2,
 		`mlaas_store_commits_total`:                                                    5,
 		`mlaas_store_sync_seconds_count`:                                               5,
-		`mlaas_supervisor_calls_total`:                                                 1,
-		`mlaas_store_up`:                                                               1,
-		`mlaas_cluster_up{cluster="local"}`:                                            1,
+		`mlaas_supervisor_calls_total{cluster="local"}`:                                1,
+		`mlaas_store_up`:                    1,
+		`mlaas_cluster_up{cluster="local"}`: 1,
 	} {
 		line := regexp.MustCompile("(?m)^" + regexp.QuoteMeta(name) + " (.+)$").FindSubmatch(text)
 		if line == nil {

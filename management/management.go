@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ import (
 type Management struct {
 	DB     store.Driver
 	Blob   blob.Driver
-	Series *series.Store // that the monitor appends to
+	Series series.Reader // of what the monitors append
 	Auth   *auth.Requests
 	Key    []byte   // seals secrets; 32 bytes
 	Hosts  []string // names by which this server may be called, besides those of the loopback
@@ -124,6 +125,22 @@ func (m *Management) Server() *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(m.log().Handler(), slog.LevelDebug),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+	}
+}
+
+type connKey struct{}
+
+// narrow makes the kernel hold little of what a client of the live stream does
+// not take: else each one that reads nothing costs megabytes, and it takes long
+// until that is seen.
+func narrow(ctx context.Context) {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
 	}
 }
 

@@ -105,7 +105,9 @@ func TestNoTracer(t *testing.T) {
 // when it is time.
 func TestAway(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-	tracer, stop, err := NewTracer(t.Context(), "mlaas", "v9", func(k string) string { return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}[k] })
+	tracer, stop, err := NewTracer(t.Context(), "mlaas", "v9", func(k string) string {
+		return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}[k]
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

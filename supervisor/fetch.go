@@ -118,6 +118,51 @@ func (s *Supervisor) tree(ctx context.Context, d mlaas.Digest) (t mlaas.Tree, er
 	return t, nil
 }
 
+// noRoom reports whether an error says that a disk is full.
+func noRoom(err error) bool {
+	return errors.Is(err, mlaas.ErrDisk) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// roomily does what needs room on this machine's disk, again and again until
+// there is some: a disk that is full for a while is no fault of the program,
+// which waits for it, and says so.
+func (s *Supervisor) roomily(ctx context.Context, do func() error) error {
+	wait := 250 * time.Millisecond
+	for {
+		err := do()
+		if !noRoom(err) || ctx.Err() != nil {
+			return err
+		}
+		s.say("waiting for room on the disk of its machine: " + err.Error())
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// fetchFolder puts the files of the tree d into the folder dir, which is there
+// and empty.
+func (s *Supervisor) fetchFolder(ctx context.Context, d mlaas.Digest, dir string, writable bool) error {
+	t, err := s.tree(ctx, d)
+	if err != nil {
+		return err
+	}
+	return s.roomily(ctx, func() error {
+		err := s.fetchTree(ctx, t, dir, writable)
+		if noRoom(err) { // what came of it is taken away again, for the next try
+			entries, e := os.ReadDir(dir)
+			for _, entry := range entries {
+				e = errors.Join(e, os.RemoveAll(filepath.Join(dir, entry.Name())))
+			}
+			if e != nil {
+				return e
+			}
+		}
+		return err
+	})
+}
+
 // fetchTree puts the files of a tree into the folder dir, which is there.
 // writable files can be changed by the program's user.
 func (s *Supervisor) fetchTree(ctx context.Context, t mlaas.Tree, dir string, writable bool) error {

@@ -58,28 +58,27 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	see := make([]string, len(start.Data))
 	g, some := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		t, err := s.tree(some, start.Bundle)
-		if err == nil {
-			err = s.fetchTree(some, t, filepath.Join(s.Folder, CodeDir), true)
-		}
+		err = s.fetchFolder(some, start.Bundle, filepath.Join(s.Folder, CodeDir), true)
 		return sayWhy(err, "its code could not be fetched")
 	})
 	g.Go(func() (err error) {
-		run, lock, err = s.environment(some, start.Environment)
+		err = s.roomily(some, func() error {
+			run, lock, err = s.environment(some, start.Environment)
+			return err
+		})
 		return sayWhy(err, "its environment could not be made")
 	})
 	for i, d := range start.Data {
 		g.Go(func() (err error) {
-			see[i], err = s.data(some, d)
-			return err
+			return s.roomily(some, func() error {
+				see[i], err = s.data(some, d)
+				return err
+			})
 		})
 	}
 	if start.Resume != "" {
 		g.Go(func() error {
-			t, err := s.tree(some, start.Resume)
-			if err == nil {
-				err = s.fetchTree(some, t, filepath.Join(s.Folder, ResumeDir), false)
-			}
+			err := s.fetchFolder(some, start.Resume, filepath.Join(s.Folder, ResumeDir), false)
 			return sayWhy(err, fmt.Sprintf("the checkpoint of step %d could not be fetched", start.ResumeStep))
 		})
 	}

@@ -21,7 +21,6 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
-	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/client"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/store"
@@ -49,7 +48,7 @@ type doctor struct {
 }
 
 func (c *cli) doctorCommand() *cobra.Command {
-	d := doctor{c: c, openStore: localStore, openBlob: localBlob}
+	d := doctor{c: c, openStore: doctorStore, openBlob: doctorBlob}
 	cmd := &cobra.Command{Use: "doctor", Short: "Look for what could be wrong, and say how to mend it", Args: cobra.NoArgs,
 		Example: `  mlaas doctor
   mlaas doctor --store redis://:PASSWORD@redis:6379 --blob s3://bucket?endpoint=https://s3    before an installation`,
@@ -87,11 +86,12 @@ opens them as a service would, which refuses unsafe settings, and writes to them
 	return cmd
 }
 
-// localStore opens a store of this machine.
-func localStore(ctx context.Context, at string) (store.Driver, error) {
+// doctorStore opens a store as a service does, which refuses unsafe settings; or
+// the file of one on this machine.
+func doctorStore(ctx context.Context, at string) (store.Driver, error) {
 	u, err := url.Parse(at)
 	if err != nil || u.Scheme != "file" {
-		return nil, mlaas.Invalid("--store", "a URL that begins with file://", "another one")
+		return openStore(ctx, at, slog.New(slog.DiscardHandler))
 	}
 	if _, err := os.Stat(u.Path); err != nil { // a doctor makes nothing
 		return nil, err
@@ -99,20 +99,18 @@ func localStore(ctx context.Context, at string) (store.Driver, error) {
 	return sqlitestore.Open(ctx, u.Path, sqlitestore.Options{Log: slog.New(slog.DiscardHandler)})
 }
 
-// localBlob opens a place for content of this machine.
-func localBlob(_ context.Context, at string) (blob.Driver, func() error, error) {
-	u, err := url.Parse(at)
-	if err != nil || u.Scheme != "file" {
-		return nil, nil, mlaas.Invalid("--blob", "a URL that begins with file://", "another one")
+// doctorBlob opens a place for content as a service does.
+func doctorBlob(ctx context.Context, at string) (blob.Driver, func() error, error) {
+	if u, err := url.Parse(at); err == nil && u.Scheme == "file" {
+		if _, err := os.Stat(u.Path); err != nil {
+			return nil, nil, err
+		}
 	}
-	if _, err := os.Stat(u.Path); err != nil {
-		return nil, nil, err
-	}
-	b, err := files.Open(u.Path, nil)
+	p, err := openBlob(ctx, at, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, err
 	}
-	return b, b.Close, nil
+	return p.Driver, p.Close, nil
 }
 
 func (d *doctor) good(what, format string, args ...any) {

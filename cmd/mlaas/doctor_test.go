@@ -99,7 +99,7 @@ func TestDoctorStores(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Close()
-	d := &doctor{c: &cli{}, store: "file://" + filepath.Join(dir, "mlaas.db"), blob: "file://" + filepath.Join(dir, "blob"), openStore: localStore, openBlob: localBlob}
+	d := &doctor{c: &cli{}, store: "file://" + filepath.Join(dir, "mlaas.db"), blob: "file://" + filepath.Join(dir, "blob"), openStore: doctorStore, openBlob: doctorBlob}
 	d.stores(t.Context())
 	if len(d.found) != 4 {
 		t.Errorf("found %+v", d.found)
@@ -109,7 +109,7 @@ func TestDoctorStores(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	d = &doctor{c: &cli{}, store: "file://" + filepath.Join(dir, "no.db"), blob: "file://" + filepath.Join(dir, "no"), openStore: localStore, openBlob: localBlob}
+	d = &doctor{c: &cli{}, store: "file://" + filepath.Join(dir, "no.db"), blob: "file://" + filepath.Join(dir, "no"), openStore: doctorStore, openBlob: doctorBlob}
 	d.stores(t.Context())
 	if len(d.found) != 2 || d.found[0].OK || d.found[1].OK {
 		t.Errorf("found %+v", d.found)

@@ -55,12 +55,13 @@ func showContractor(m *observe.Metrics, s *contractor.Contractor) {
 	m.Age("mlaas_reconcile_age_seconds", "How long ago wish and state were last compared to the end.", observe.Labels{"service": "contractor"}, &s.Counts.Reconciled)
 }
 
-func showBooster(m *observe.Metrics, s *booster.Booster) {
-	showQueue(m, mlaas.ToBooster, &s.Counts.Queue)
-	showQueue(m, "notices", &s.Counts.Notices)
-	m.Counter("mlaas_stale_refused_total", "What attempts that are over wanted, and were refused.", nil, &s.Counts.Stale)
-	m.Counter("mlaas_supervisor_calls_total", "Supervisors that called at the door.", nil, &s.Counts.Lines)
-	m.Age("mlaas_reconcile_age_seconds", "How long ago wish and state were last compared to the end.", observe.Labels{"service": "booster"}, &s.Counts.Reconciled)
+func showBooster(m *observe.Metrics, cluster string, c *booster.Counts) {
+	showQueue(m, mlaas.ToBooster(cluster), &c.Queue)
+	showQueue(m, "notices", &c.Notices)
+	l := observe.Labels{"cluster": cluster}
+	m.Counter("mlaas_stale_refused_total", "What attempts that are over wanted, and were refused.", l, &c.Stale)
+	m.Counter("mlaas_supervisor_calls_total", "Supervisors that called at the door.", l, &c.Lines)
+	m.Age("mlaas_reconcile_age_seconds", "How long ago wish and state were last compared to the end.", observe.Labels{"service": "booster " + cluster}, &c.Reconciled)
 }
 
 func showSyncs(m *observe.Metrics, h *meter.Histogram) {

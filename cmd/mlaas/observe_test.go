@@ -32,7 +32,7 @@ func TestWatched(t *testing.T) {
 	showSyncs(m, new(meter.Histogram))
 	showManagement(m, new(management.Management))
 	showContractor(m, new(contractor.Contractor))
-	showBooster(m, new(booster.Booster))
+	showBooster(m, "local", new(booster.Counts))
 	names := append(m.Names(), "up") // Prometheus makes that one
 
 	var dashboard struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/internal/meter"
 	"mlaas.dev/mlaas/internal/trace"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
 	"mlaas.dev/mlaas/observe"
 	"mlaas.dev/mlaas/series"
@@ -41,8 +41,8 @@ type parts struct {
 	metrics    *observe.Metrics
 }
 
-// cluster is the name of this machine among the clusters.
-const cluster = "local"
+// localCluster is the name of this machine among the clusters.
+const localCluster = "local"
 
 // open makes the parts, each over the ones before it.
 func (p platform) open(ctx context.Context, key []byte, token, binary string, tracer trace.Tracer) (x *parts, err error) {
@@ -71,22 +71,14 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	if err = x.series.Open(); err != nil {
 		return x, err
 	}
-	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
-	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log, Trace: tracer}
-	x.booster = &booster.Booster{
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
-		Executors:     map[string]booster.Executor{cluster: x.executor},
-		DoorURL:       map[string]string{cluster: "unix://" + filepath.Join(p.Dir, "door", "door.sock")},
-		AllowLoopback: true, // who writes the rules owns this machine
-		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
-			s, _, err := store.Secrets(x.db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
-			if err != nil {
-				return "", err
-			}
-			plain, err := auth.Unseal(key, s.About(), s.Sealed)
-			return string(plain), err
-		},
+	if x.executor, err = p.Give.executor(p.Dir, binary, p.Log); err != nil {
+		return x, err
 	}
+	// No other process can use this store: what one alone must do is ours.
+	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
+	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer}
+	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
+	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
 		Health: &health.Prober{Checks: []health.Check{
@@ -95,9 +87,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
-		Info:      func(ctx context.Context) (management.Info, error) { return p.info(x) },
+		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
 		Sweep: func(ctx context.Context) ([]string, error) {
-			return p.sweep(ctx, x)
+			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
 	}
 	x.metrics = observe.NewMetrics(release())
@@ -105,21 +97,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	showSyncs(x.metrics, synced)
 	showManagement(x.metrics, x.management)
 	showContractor(x.metrics, x.contractor)
-	showBooster(x.metrics, x.booster)
+	showBooster(x.metrics, localCluster, x.booster.Counts)
 	x.management.Metrics = x.metrics.Handler()
 	return x, nil
-}
-
-// localExecutor runs replicas on this machine.
-func localExecutor(dir, binary string, have mlaas.Resources, log *slog.Logger) *local.Executor {
-	return &local.Executor{
-		Dir:    filepath.Join(dir, "replicas"),
-		EnvDir: filepath.Join(dir, "env"),
-		Binary: binary,
-		Node:   nodeName(),
-		Total:  have,
-		Log:    log,
-	}
 }
 
 // services are what runs until the platform ends, by name.
@@ -132,9 +112,9 @@ func (x *parts) services() map[string]func(context.Context) error {
 	}
 }
 
-// public is what is served to people: the API, and the live page over it.
-func (x *parts) public() http.Handler {
-	api, page := x.management.Handler(), http.FileServerFS(web.Files)
+// site is what is served to people: the API, and the live page over it.
+func site(m *management.Management) http.Handler {
+	api, page := m.Handler(), http.FileServerFS(web.Files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/", "/watch.js", "/style.css", "/icon.svg":
@@ -189,11 +169,15 @@ const (
 )
 
 // info says what only this machine knows.
-func (p platform) info(x *parts) (management.Info, error) {
+func (p platform) info(ctx context.Context, x *parts) (management.Info, error) {
 	i := management.Info{Version: release(), Data: p.Dir, Disk: map[string]mlaas.Bytes{},
 		Caps: map[string]mlaas.Bytes{"env": maxEnvironments}}
 	i.Disk["blob"] = x.blob.Usage()
-	i.Disk["series"] = x.series.Usage()
+	used, err := x.series.Usage(ctx)
+	if err != nil {
+		return i, err
+	}
+	i.Disk["series"] = used
 	for _, sub := range []string{"mlaas.db", "mlaas.db-wal", "replicas", "env", "data"} {
 		i.Disk[sub] = folderSize(filepath.Join(p.Dir, sub))
 	}
@@ -228,38 +212,6 @@ func folderSize(root string) (size mlaas.Bytes) {
 		return nil
 	})
 	return size
-}
-
-// sweep removes environments beyond the cap that were not used for longest,
-// and what ended replicas left.
-func (p platform) sweep(ctx context.Context, x *parts) (did []string, err error) {
-	n, err := x.executor.Sweep(ctx, time.Now().Add(-keepReplicas))
-	if err != nil {
-		return did, err
-	}
-	did = append(did, fmt.Sprintf("%d folders of replicas that ended more than a week ago", n))
-	envs := &environment.Manager{Dir: filepath.Join(p.Dir, "env"), Log: p.Log}
-	freed, err := p.sweepEnvironments(ctx, x, envs)
-	if err != nil {
-		return did, err
-	}
-	return append(did, fmt.Sprintf("environments over their cap, those that were not used for longest: %s", size(freed))), nil
-}
-
-func (p platform) sweepEnvironments(ctx context.Context, x *parts, envs *environment.Manager) (mlaas.Bytes, error) {
-	live, err := store.RunStates(x.db).All(ctx, store.Query{Index: "live"})
-	if err != nil {
-		return 0, err
-	}
-	var inUse []mlaas.Digest
-	for _, s := range live {
-		l, _, err := store.Launches(x.db).Get(ctx, s.Value.Tenant, store.LaunchKey(s.Value.Run, s.Value.Epoch))
-		if err == nil && l.Environment.Lock != "" {
-			inUse = append(inUse, l.Environment.Lock)
-		}
-	}
-	swept, err := envs.Sweep(ctx, maxEnvironments, inUse)
-	return swept.Freed, err
 }
 
 // catalogue is what environments can be of, as the API shows it.
