@@ -142,7 +142,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		}
 		switch {
 		case errors.Is(err, mlaas.ErrConflict):
-			c.Counts.Conflicts.Inc()
+			c.counts().Conflicts.Inc()
 			return true, nil
 		case err != nil:
 			return false, err

@@ -39,8 +39,10 @@ type Contractor struct {
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: nobody listens
 
-	Counts Counts       // what it did
+	Counts *Counts      // what it did; nil: nobody asks
 	Trace  trace.Tracer // nil: nobody watches
+
+	uncounted Counts // where nobody asks
 }
 
 // Counts are what a contractor did.
@@ -71,6 +73,13 @@ const (
 	tries = 10
 )
 
+func (c *Contractor) counts() *Counts {
+	if c.Counts != nil {
+		return c.Counts
+	}
+	return &c.uncounted
+}
+
 func (c *Contractor) now() time.Time {
 	if c.Now != nil {
 		return c.Now()
@@ -87,7 +96,7 @@ func (c *Contractor) log() *slog.Logger {
 
 // Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
-	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.Counts.Queue, Trace: c.Trace}
+	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.counts().Queue, Trace: c.Trace}
 	queue.On(in, c.runAsked)
 	queue.On(in, c.stopAsked)
 	queue.On(in, c.replicaChanged)
@@ -105,7 +114,7 @@ func (c *Contractor) Run(ctx context.Context) error {
 // keep is the work of the one contractor that holds the lease. What it commits
 // checks that it still does.
 func (c *Contractor) keep(ctx context.Context, t *lease.Tenure) error {
-	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log}
+	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log, Counts: c.counts(), Trace: c.Trace}
 	k := &keeper{c: holder, next: map[key]time.Time{}}
 	k.run(ctx)
 	return ctx.Err()
@@ -186,7 +195,7 @@ func (k *keeper) run(ctx context.Context) {
 			admit = k.due(ctx)
 		case <-regular.C:
 			if err := k.all(ctx); err == nil {
-				k.c.Counts.Reconciled.Set(time.Now())
+				k.c.counts().Reconciled.Set(time.Now())
 			} else if ctx.Err() == nil {
 				k.c.log().Error("look at every run", "error", err)
 			}
@@ -337,7 +346,7 @@ func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, err
 		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
 			return err
 		}
-		c.Counts.Conflicts.Inc()
+		c.counts().Conflicts.Inc()
 	}
 }
 

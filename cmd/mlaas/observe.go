@@ -49,10 +49,10 @@ func showQueue(m *observe.Metrics, inbox string, c *queue.Counts) {
 	m.Histogram("mlaas_message_seconds", "Time to handle a message.", l, &c.Took)
 }
 
-func showContractor(m *observe.Metrics, s *contractor.Contractor) {
-	showQueue(m, mlaas.ToContractor, &s.Counts.Queue)
-	m.Counter("mlaas_conflicts_total", "Commits that met another one and were decided anew.", observe.Labels{"service": "contractor"}, &s.Counts.Conflicts)
-	m.Age("mlaas_reconcile_age_seconds", "How long ago wish and state were last compared to the end.", observe.Labels{"service": "contractor"}, &s.Counts.Reconciled)
+func showContractor(m *observe.Metrics, c *contractor.Counts) {
+	showQueue(m, mlaas.ToContractor, &c.Queue)
+	m.Counter("mlaas_conflicts_total", "Commits that met another one and were decided anew.", observe.Labels{"service": "contractor"}, &c.Conflicts)
+	m.Age("mlaas_reconcile_age_seconds", "How long ago wish and state were last compared to the end.", observe.Labels{"service": "contractor"}, &c.Reconciled)
 }
 
 func showBooster(m *observe.Metrics, cluster string, c *booster.Counts) {

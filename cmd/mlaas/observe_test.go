@@ -31,7 +31,7 @@ func TestWatched(t *testing.T) {
 	m.Store(db)
 	showSyncs(m, new(meter.Histogram))
 	showManagement(m, new(management.Management))
-	showContractor(m, new(contractor.Contractor))
+	showContractor(m, new(contractor.Counts))
 	showBooster(m, "local", new(booster.Counts))
 	names := append(m.Names(), "up") // Prometheus makes that one
 

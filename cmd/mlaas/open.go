@@ -76,7 +76,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	}
 	// No other process can use this store: what one alone must do is ours.
 	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
-	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer}
+	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer, Counts: new(contractor.Counts)}
 	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
 	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
@@ -96,7 +96,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	x.metrics.Store(x.db)
 	showSyncs(x.metrics, synced)
 	showManagement(x.metrics, x.management)
-	showContractor(x.metrics, x.contractor)
+	showContractor(x.metrics, x.contractor.Counts)
 	showBooster(x.metrics, localCluster, x.booster.Counts)
 	x.management.Metrics = x.metrics.Handler()
 	return x, nil
