@@ -22,6 +22,7 @@ type Run struct {
 	Wanted  Wanted    `json:"wanted"`
 	Why     string    `json:"why,omitempty"` // why it is to stop
 	Created time.Time `json:"created"`
+	Trace   string    `json:"trace,omitempty"` // the W3C traceparent of the request that asked for it
 }
 
 // Wanted is what the user wants of a run.

@@ -461,6 +461,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 	case jobengine.DeliverCode:
 		l.batch.Put = append(l.batch.Put, store.Launches(l.c.DB).Put(*s.launch, 0))
 		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster}))
+		l.batch = queue.Traced(l.batch, l.run.Trace) // what brought us here is the news of a replica, which has none
 		st.Next = l.now.Add(askAgain)
 	case jobengine.Wait:
 		st.Reason = l.running()

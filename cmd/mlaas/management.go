@@ -80,6 +80,9 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 	if err != nil {
 		return err
 	}
+	m.Trace, m.Metrics = s.tracer, s.metrics.Handler()
+	s.metrics.Store(db)
+	showManagement(s.metrics, m)
 	m.Health = s.prober(health.Store(db, s.ID), health.Messages(db, false), health.Blob(blobs), health.Disk(s.Dir))
 	server := m.Server()
 	server.Handler = site(m)
