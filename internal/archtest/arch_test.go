@@ -32,7 +32,7 @@ var walls = []struct{ room, may, why string }{
 	{"blob/files", ". blob internal/failpoint", "a driver knows its interface"},
 	{"blob/blobtest", ". blob", "a suite knows its interface"},
 	{"queue", ". store internal/failpoint", "messages are in the store"},
-	{"series", ". blob internal/failpoint", "lines and points, sealed into blob"},
+	{"series", ". store blob internal/failpoint", "lines and points, sealed into blob; manifests in the store where many write"},
 	{"auth", ". store", "who you are; what you may do is in management's route table"},
 	{"management", ". store queue blob series auth internal/failpoint", "services meet in records and messages, never in imports"},
 	{"contractor", ". store queue contractor/jobengine contractor/codeengine internal/failpoint", "the same"},
