@@ -100,9 +100,9 @@ func (h *shard) take(ctx context.Context) error {
 // still put does not count, and removes what does not.
 func (h *shard) begins(ctx context.Context) error {
 	h.mu.Lock()
-	number := h.number
+	last := h.last
 	h.mu.Unlock()
-	err := h.change(ctx, func(sh *store.Shard) { sh.Since, sh.From = sh.Opened, number+1 })
+	err := h.change(ctx, func(sh *store.Shard) { sh.Since, sh.From = sh.Opened, last+1 })
 	if err == nil {
 		h.sweep(ctx)
 	}
