@@ -49,7 +49,7 @@ func Handler(s *Store) http.Handler {
 	})
 	handle("GET /series/{tenant}/{run}/last", func(w http.ResponseWriter, r *http.Request, k key) error {
 		var out last
-		err := s.look(k, func(run *run) {
+		err := s.look(r.Context(), k, toRead, func(run *run) {
 			out.Log, out.Metric, out.Seq = run.Lines, run.Points, run.seqs[r.URL.Query().Get("replica")]
 		})
 		return reply(w, out, err)
@@ -198,7 +198,7 @@ func (s *Store) serveChanged(w http.ResponseWriter, r *http.Request, k key) erro
 	out := http.NewResponseController(w)
 	for first := true; ; first = false {
 		changed, leave := s.Changed(k.tenant, k.run) // before it is said: what comes meanwhile is said next
-		if err := s.look(k, func(*run) {}); err != nil {
+		if err := s.look(r.Context(), k, toRead, func(*run) {}); err != nil {
 			leave()
 			if first {
 				return err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"mlaas.dev/mlaas"
@@ -19,8 +18,8 @@ type Kept struct {
 }
 
 // Kept says what is kept of one run.
-func (s *Store) Kept(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (k Kept, err error) {
-	r, release, err := s.find(key{tenant, id})
+func (s *Store) Kept(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) (k Kept, err error) {
+	r, release, err := s.find(ctx, key{tenant, id}, toRead, 0)
 	if err != nil {
 		return k, err
 	}
@@ -52,25 +51,25 @@ func (s *Store) Kept(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (k 
 
 // Usage is what all runs take on disk, sealed chunks included. The first call
 // reads all manifests; if one cannot be read it does not count.
-func (s *Store) Usage(context.Context) (mlaas.Bytes, error) {
+func (s *Store) Usage(ctx context.Context) (mlaas.Bytes, error) {
 	if s.sealed.Load() < 0 {
 		s.sealing.Lock()
 		defer s.sealing.Unlock()
-		if err := s.countSealed(); err != nil {
+		if err := s.countSealed(ctx); err != nil {
 			return 0, err
 		}
 	}
-	return mlaas.Bytes(s.sealed.Load() + s.open.Load()), nil
+	return mlaas.Bytes(s.sealed.Load() + s.unsealed.Load()), nil
 }
 
 // countSealed counts once. The caller holds sealing.
-func (s *Store) countSealed() error {
+func (s *Store) countSealed(ctx context.Context) error {
 	if s.sealed.Load() >= 0 {
 		return nil
 	}
 	var n int64
-	err := s.eachManifest(func(_ key, r *run, err error) error {
-		if err == nil {
+	err := s.medium.each(ctx, func(_ key, r *run, err error) error {
+		if err == nil && s.counts(r) {
 			n += r.manifest.size()
 		}
 		return nil
@@ -82,13 +81,16 @@ func (s *Store) countSealed() error {
 	return nil
 }
 
+// counts reports whether what is kept of r is kept by this store.
+func (s *Store) counts(r *run) bool { return r.manifest.Shard == s.Shard }
+
 // Blobs calls f for each blob that holds sealed chunks: garbage collection
 // must keep them. It is an error if a manifest cannot be read; then nothing
 // may be collected.
 func (s *Store) Blobs(ctx context.Context, f func(mlaas.Digest) error) error {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	return s.eachManifest(func(_ key, r *run, err error) error {
+	return s.medium.each(ctx, func(_ key, r *run, err error) error {
 		if err != nil {
 			return err
 		}
@@ -110,9 +112,9 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 	}
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	r, release, err := s.find(k)
+	r, release, err := s.find(ctx, k, toManage, 0)
 	if errors.Is(err, mlaas.ErrInternal) { // its manifest cannot be read, which is one more reason
-		if err := s.discard(k); err != nil {
+		if err := s.medium.discard(ctx, k); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -120,7 +122,7 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 			r.err = nil
 		}
 		s.mu.Unlock()
-		r, release, err = s.find(k)
+		r, release, err = s.find(ctx, k, toManage, 0)
 	}
 	if err != nil {
 		return err
@@ -128,17 +130,19 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 	defer release()
 	s.mu.Lock()
 	chunks := slices.Concat(r.Logs, r.Metrics)
-	size := r.manifest.size()
+	size, counted := r.manifest.size(), s.counts(r)
 	s.mu.Unlock()
 	// First say in a segment that it is gone, so that what older segments have
 	// of it does not come back.
-	if err := s.submit(ctx, &request{turn: make(chan bool, 1), forget: r}); err != nil {
+	if r.ours {
+		if err := s.submit(ctx, &request{turn: make(chan bool, 1), forget: r}); err != nil {
+			return fmt.Errorf("delete the series of run %s: %w", id, err)
+		}
+	}
+	if err := s.medium.discard(ctx, k); err != nil {
 		return fmt.Errorf("delete the series of run %s: %w", id, err)
 	}
-	if err := s.discard(k); err != nil {
-		return fmt.Errorf("delete the series of run %s: %w", id, err)
-	}
-	if s.sealed.Load() >= 0 {
+	if s.sealed.Load() >= 0 && counted {
 		s.sealed.Add(-size)
 	}
 	for _, c := range chunks {
@@ -152,33 +156,22 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 	return nil
 }
 
-// discard removes the manifest of k, durably.
-func (s *Store) discard(k key) error {
-	switch err := s.root.Remove(k.path()); {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	}
-	return s.flush(k.dir())
-}
-
 // Trim drops sealed data of the oldest runs that are finished (nil: any) until
 // Usage is at most most: first lines, then points. It returns what was freed.
 // In the place of the lines one says how many they were.
 func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (freed mlaas.Bytes, err error) {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	if err := s.countSealed(); err != nil {
+	if err := s.countSealed(ctx); err != nil {
 		return 0, err
 	}
-	over := func() bool { return mlaas.Bytes(s.sealed.Load()+s.open.Load()) > most }
+	over := func() bool { return mlaas.Bytes(s.sealed.Load()+s.unsealed.Load()) > most }
 	if !over() {
 		return 0, nil
 	}
 	var keys []key
-	err = s.eachManifest(func(k key, r *run, err error) error {
-		if err == nil && r.manifest.size() > 0 {
+	err = s.medium.each(ctx, func(k key, r *run, err error) error {
+		if err == nil && s.counts(r) && r.manifest.size() > 0 {
 			keys = append(keys, k)
 		}
 		return ctx.Err()
@@ -205,23 +198,31 @@ func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.
 	return freed, nil
 }
 
-func (s *Store) trimRun(ctx context.Context, k key, lines bool) (mlaas.Bytes, error) {
-	r, release, err := s.find(k)
+// trimRun drops the lines, or the points, of a run that are sealed.
+func (s *Store) trimRun(ctx context.Context, k key, lines bool) (freed mlaas.Bytes, err error) {
+	r, release, err := s.find(ctx, k, toManage, 0)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	s.mu.Lock()
-	m := r.manifest
-	s.mu.Unlock()
-	before, old := m.size(), m.Metrics
-	if lines {
-		old, m.Logs = m.Logs, nil
-	} else {
-		m.Metrics = nil
-	}
-	if len(old) == 0 {
-		return 0, nil
-	}
-	return mlaas.Bytes(before - m.size()), s.replace(ctx, r, m, old, nil)
+	err = s.retried(ctx, r, func() error {
+		s.mu.Lock()
+		m := r.manifest
+		s.mu.Unlock()
+		before, old := m.size(), m.Metrics
+		if lines {
+			old, m.Logs = m.Logs, nil
+		} else {
+			m.Metrics = nil
+		}
+		if len(old) == 0 {
+			return nil
+		}
+		err := s.replace(ctx, r, m, old, nil)
+		if err == nil {
+			freed = mlaas.Bytes(before - m.size())
+		}
+		return err
+	})
+	return freed, err
 }

@@ -60,7 +60,7 @@ func fresh(view func(), f func(lenient bool) error) error {
 // Lines returns the lines that q asks for, oldest first. A run that is not
 // known has none.
 func (s *Store) Lines(ctx context.Context, q LineQuery) (lines []Line, err error) {
-	r, release, err := s.find(key{q.Tenant, q.Run})
+	r, release, err := s.find(ctx, key{q.Tenant, q.Run}, toRead, 0)
 	if err != nil {
 		return nil, err
 	}

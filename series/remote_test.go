@@ -33,8 +33,8 @@ func at(url string) func(context.Context, mlaas.Tenant, mlaas.RunID) (string, er
 }
 
 // From afar everything is as it is near by.
-func TestRemote(t *testing.T) {
-	s := open(t, &series.Store{SegmentBytes: 100_000})
+func testRemote(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{SegmentBytes: 100_000})
 	w0, w1 := fence("worker-0", 1), fence("worker-1", 2)
 	var many []mlaas.Point
 	for i := range int64(20_000) {

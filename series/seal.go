@@ -20,7 +20,7 @@ func (s *Store) Flush(ctx context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.active != nil && s.active.holds() {
-			s.retire()
+			s.retire(s.active)
 		}
 	})
 	for {
@@ -42,24 +42,19 @@ func (s *Store) sealOldest(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	g := s.full[0]
-	newest := g.number == s.number
 	parts := make(map[*run]*part, len(g.parts))
 	for r, p := range g.parts {
 		parts[r] = p
 	}
 	s.mu.Unlock()
-	if newest {
-		// Numbers only grow, because manifests name the last one that they
-		// know; so the newest file goes after the next has come.
-		if err := s.beginNext(); err != nil {
-			return false, err
-		}
+	if err := s.medium.leave(g); err != nil {
+		return false, err
 	}
 	work, some := errgroup.WithContext(ctx)
 	work.SetLimit(4) // their fsyncs overlap
 	for r, p := range parts {
 		work.Go(func() error {
-			if err := s.sealRun(some, r, p); err != nil {
+			if err := s.sealPart(some, r, p); err != nil {
 				return fmt.Errorf("seal run %s: %w", r.key.run, err)
 			}
 			return nil
@@ -71,22 +66,53 @@ func (s *Store) sealOldest(ctx context.Context) (bool, error) {
 	failpoint.Hit("series.seal.remove")
 	s.mu.Lock()
 	s.full = s.full[1:]
-	s.open.Add(-g.size)
+	s.unsealed.Add(-g.size)
 	s.mu.Unlock()
-	g.file.Close()
-	return true, full(s.root.Remove(segmentName(g.number)))
+	g.data.Close()
+	return true, s.medium.remove(ctx, g)
 }
 
-func (s *Store) beginNext() (err error) {
-	s.queue.exclusively(func() {
+// sealPart seals what a segment has of a run.
+func (s *Store) sealPart(ctx context.Context, r *run, p *part) error {
+	return s.retried(ctx, r, func() error {
 		s.mu.Lock()
-		there := s.active != nil
+		there := p.seg.parts[r] == p // else the run is somebody else's by now
 		s.mu.Unlock()
 		if !there {
-			_, err = s.begin()
+			return nil
 		}
+		return s.sealRun(ctx, r, p)
 	})
-	return err
+}
+
+// retried calls f again where somebody else has changed the manifest of r.
+func (s *Store) retried(ctx context.Context, r *run, f func() error) error {
+	for {
+		err := f()
+		if !errors.Is(err, errMoved) {
+			return err
+		}
+		now, err := s.medium.load(ctx, r.key)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if ours := r.ours; ours && !now.ours { // it was deleted, or taken while this process was thought dead
+			s.drop(r)
+			r.ours, r.rev = false, 0
+			s.changed(r.key)
+		} else {
+			lines, points := r.Lines, r.Points
+			r.manifest, r.rev = now.manifest, now.rev
+			if ours {
+				r.Lines, r.Points = lines, points // more than the manifest knows
+			}
+		}
+		s.mu.Unlock()
+		if now.rev == 0 {
+			return nil // and there is nothing left to change
+		}
+	}
 }
 
 // sealRun writes what a retired segment has of a run into blobs, and then the
@@ -94,6 +120,7 @@ func (s *Store) beginNext() (err error) {
 func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 	s.mu.Lock()
 	m := r.manifest
+	m.Sealed = p.seg.number
 	s.mu.Unlock()
 	var old []chunk
 	var gone int64
@@ -115,7 +142,6 @@ func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 		}
 		m.Metrics, old = metrics, append(old, replaced...)
 	}
-	m.Sealed = p.seg.number
 	m.DroppedPoints += p.dropped
 	if gone > 0 {
 		s.log().Info("series: a run has said more than is kept; lines from its middle are dropped", "run", r.key.run, "lines", gone)
@@ -135,11 +161,13 @@ func (s *Store) replace(ctx context.Context, r *run, m manifest, old []chunk, se
 		return err
 	}
 	failpoint.Hit("series.seal.manifest.before")
-	if err := s.save(r.key, data); err != nil {
+	rev, err := s.medium.save(ctx, r, m, data)
+	if err != nil {
 		return err
 	}
 	failpoint.Hit("series.seal.manifest.after")
 	s.mu.Lock()
+	r.rev = rev
 	m.Lines, m.Points = r.Lines, r.Points // more may have come
 	r.manifest = m
 	if sealed != nil {

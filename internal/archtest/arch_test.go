@@ -40,7 +40,7 @@ var walls = []struct{ room, may, why string }{
 	{"blob/blobtest", ". blob", "a suite knows its interface"},
 	{"queue", ". store internal/failpoint internal/meter internal/trace", "messages are in the store"},
 	{"lease", ". store", "who does what one alone must do: records with a revision"},
-	{"series", ". blob internal/failpoint", "lines and points, sealed into blob"},
+	{"series", ". blob internal/failpoint store", "lines and points, sealed into blob; manifests in the store where many write"},
 	{"observe", ". store internal/meter internal/trace", "it shows what services count, and knows none of them"},
 	{"health", ". store queue blob", "the checks that every process needs"},
 	{"backup", ". store blob series", "what is copied, and nothing of who asks for it"},
