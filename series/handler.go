@@ -59,6 +59,9 @@ func Handler(s *Store) http.Handler {
 		return reply(w, kept, err)
 	})
 	handle("GET /series/{tenant}/{run}/changed", s.serveChanged)
+	handle("POST /series/{tenant}/{run}/release", func(w http.ResponseWriter, r *http.Request, k key) error {
+		return reply(w, struct{}{}, s.Release(r.Context(), k.tenant, k.run))
+	})
 	handle("DELETE /series/{tenant}/{run}", func(w http.ResponseWriter, r *http.Request, k key) error {
 		return reply(w, struct{}{}, s.Delete(r.Context(), k.tenant, k.run))
 	})

@@ -178,6 +178,17 @@ func (r *Remote) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID
 	return err
 }
 
+// Release has the [Handler] at url release a run: see [Store.Release].
+func (r *Remote) Release(ctx context.Context, url string, tenant mlaas.Tenant, id mlaas.RunID) error {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	res, err := r.ask(ctx, "POST", url, key{tenant, id}, "/release", nil)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
 // Trim is that of [Reader].
 func (r *Remote) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (mlaas.Bytes, error) {
 	return 0, mlaas.ErrUnavailable

@@ -60,6 +60,9 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 	if m.binary, err = os.Executable(); err != nil {
 		return err
 	}
+	if m.client, err = s.internal(); err != nil {
+		return err
+	}
 	fleet := &booster.Fleet{Member: s.member, Log: s.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
 	for _, name := range clusters {
 		if name != localCluster {
@@ -86,6 +89,7 @@ type machine struct {
 	shards *shards
 	fleet  *booster.Fleet
 	binary string
+	client *http.Client    // asks the other services
 	counts *booster.Counts // over all tenures
 }
 
@@ -98,7 +102,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 		return err
 	}
 	defer x.Close()
-	lines, err := m.blobs.series(m.Dir, localCluster, t, log)
+	lines, err := m.blobs.series(m.Dir, localCluster, t, m.client, log)
 	if err != nil {
 		return err
 	}

@@ -68,13 +68,40 @@ func openBlob(ctx context.Context, at string, log *slog.Logger) (places, error) 
 	return places{}, mlaas.Invalid("--blob", "a URL that begins with s3:// or, on one machine, file://", u.Scheme+"://...")
 }
 
-// series opens the lines and points of a cluster for the one who serves it.
-func (p places) series(dir, cluster string, t *lease.Tenure, log *slog.Logger) (*series.Store, error) {
-	s := &series.Store{Dir: filepath.Join(dir, "series", cluster), Blob: p.Driver, Log: log}
+// series opens the lines and points of a cluster for the one who serves it:
+// beside the blobs where those are in a bucket, else in a folder.
+func (p places) series(dir, cluster string, t *lease.Tenure, client *http.Client, log *slog.Logger) (*series.Store, error) {
+	s := &series.Store{Blob: p.Driver, Log: log}
+	if p.objects == nil {
+		s.Dir = filepath.Join(dir, "series", cluster)
+	} else {
+		db := t.Over()
+		remote := &series.Remote{Client: client, Log: log}
+		s.Objects, s.DB, s.Shard, s.Epoch, s.Held = p.objects, db, cluster, t.Epoch, t.Held
+		s.Take = func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID, from string) error {
+			at, err := shardURL(ctx, db, from)
+			if err != nil {
+				return err
+			}
+			if at == "" {
+				return fmt.Errorf("nobody serves cluster %s now: %w", from, mlaas.ErrUnavailable)
+			}
+			return remote.Release(ctx, at, tenant, run)
+		}
+	}
 	if err := s.Open(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// shardURL is where the series of a cluster are served; empty: nowhere now.
+func shardURL(ctx context.Context, db store.Driver, cluster string) (string, error) {
+	l, _, err := store.Leases(db).Get(ctx, "", store.ClusterLease(cluster))
+	if errors.Is(err, mlaas.ErrNotFound) || err == nil && l.URL == "" {
+		return "", nil
+	}
+	return l.URL + "/internal/cluster/" + url.PathEscape(cluster), err
 }
 
 // shards are the series of the clusters that this process serves, for the
@@ -128,12 +155,7 @@ func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID)
 		if n == 0 {
 			return "", nil // it has said nothing yet
 		}
-		cluster := state.Attempts[n-1].Cluster
-		l, _, err := store.Leases(db).Get(ctx, "", store.ClusterLease(cluster))
-		if errors.Is(err, mlaas.ErrNotFound) || err == nil && l.URL == "" {
-			return "", nil
-		}
-		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), err
+		return shardURL(ctx, db, state.Attempts[n-1].Cluster)
 	}
 }
 
