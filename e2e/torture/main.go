@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -63,7 +64,7 @@ func (t *torture) faults() []Fault {
 			all = append(all, &Drain{Kind: kind})
 		}
 	}
-	all = append(all, KillAll{}, PowerLoss{}, DiskFull{}, &SyncFails{})
+	all = append(all, KillAll{}, PowerLoss{}, DiskFull{}, &SyncFails{}, &Points{}, Flip{})
 	return all
 }
 
@@ -71,6 +72,7 @@ func (t *torture) run(ctx context.Context) error {
 	began := time.Now()
 	var errs []error
 	var rows []*Row
+	var stages []*Stage
 	for i, kind := range t.layouts {
 		// What is left of the time is shared by the layouts that are left.
 		left := time.Duration(t.minutes*float64(time.Minute)) - time.Since(began)
@@ -87,11 +89,12 @@ func (t *torture) run(ctx context.Context) error {
 		if err := s.close(); err != nil {
 			errs = append(errs, fmt.Errorf("layout %s, at its end: %w", kind, err))
 		}
-		rows = append(rows, s.rows...)
+		rows, stages = append(rows, s.rows...), append(stages, s)
 		if ctx.Err() != nil {
 			break
 		}
 	}
+	crashes(stages)
 	if !table(rows) {
 		errs = append(errs, errors.New("what was acknowledged is not what is there"))
 	}
@@ -148,6 +151,19 @@ func (t *torture) explain(s *Stage) {
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: the end of what its processes wrote\n", s.Kind, t.seed)
 	os.Stderr.Write(s.log.last(16_000))
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: what was done to it\n%s\n", s.Kind, t.seed, strings.Join(s.trace, "\n"))
+}
+
+// crashes lists the failpoints that were crashed at.
+func crashes(stages []*Stage) {
+	for _, s := range stages {
+		if len(s.points) == 0 {
+			continue
+		}
+		fmt.Printf("\n%s: crashed at %d failpoints\n", s.Kind, len(s.points))
+		for _, point := range slices.Sorted(maps.Keys(s.points)) {
+			fmt.Printf("  %-50s %d\n", point, s.points[point])
+		}
+	}
 }
 
 // table prints a row for each fault, and reports whether nothing is wrong.

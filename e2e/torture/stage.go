@@ -38,6 +38,7 @@ type Stage struct {
 	trace    []string // what was done, in words
 	rows     []*Row
 	cannot   map[string]string // faults that this machine cannot do, and why
+	points   map[string]int    // failpoints that were crashed at, and how often
 }
 
 // A Row is one line of the table.
@@ -62,6 +63,7 @@ const (
 // open starts everything.
 func (s *Stage) open(ctx context.Context) (err error) {
 	s.began, s.cannot = time.Now(), map[string]string{}
+	s.points = map[string]int{}
 	if s.dir, err = os.MkdirTemp("", "mlaas-torture-"); err != nil {
 		return err
 	}
@@ -165,7 +167,10 @@ type (
 	meanwhile interface {
 		Meanwhile(ctx context.Context, s *Stage, tally *Tally)
 	}
-	ending interface{ Ends() bool }
+	ending     interface{ Ends() bool }
+	afterwards interface {
+		Afterwards(ctx context.Context, s *Stage, entries []Entry, tally *Tally) error
+	}
 )
 
 // suffer lets clients work, injects a fault, heals it, and compares all that
@@ -237,7 +242,11 @@ func (s *Stage) suffer(ctx context.Context, f Fault) error {
 		tally.illegal("%v", err)
 	}
 	row.Operations += load.registers.check(tally)
-	s.compare(ctx, s.ledger.since(from), tally)
+	entries := s.ledger.since(from)
+	s.compare(ctx, entries, tally)
+	if a, ok := f.(afterwards); ok {
+		return a.Afterwards(ctx, s, entries, tally)
+	}
 	return nil
 }
 
