@@ -269,8 +269,29 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 	if err := c.api.get(ctx, "/api/run/"+e.ID+"/checkpoint", &checkpoints); err != nil {
 		return false, err
 	}
-	if err := c.lines(ctx, e, stopped, checkpoints.Items); err != nil {
+	missing, err := c.lines(ctx, e, stopped, checkpoints.Items)
+	if err != nil {
 		return false, err
+	}
+	if !stopped {
+		points, err := c.points(ctx, e)
+		if err != nil {
+			return false, err
+		}
+		missing = append(missing, points...)
+	}
+	dropped := false
+	if len(missing) > 0 && e.Fault == (DiskFull{}).Name() {
+		if dropped, err = c.dropped(ctx, e.ID); err != nil {
+			return false, err
+		}
+	}
+	for _, m := range missing {
+		if dropped {
+			c.tally.find(&c.tally.Told, "told: %s", m)
+		} else {
+			c.tally.lost("%s", m)
+		}
 	}
 	if stopped {
 		return true, nil
@@ -280,14 +301,35 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 	} else if n > 1 {
 		c.tally.duplicated("run %s made one checkpoint and has %d", e.ID, n)
 	}
-	return true, c.points(ctx, e)
+	return true, nil
+}
+
+// dropped reports whether a run says that lines or points of it found no room
+// and are not there: its program is never held up for them.
+func (c *Check) dropped(ctx context.Context, run string) (said bool, err error) {
+	err = c.api.lines(ctx, "/api/run/"+run+"/log?limit=10000", func(text []byte) error {
+		var l logLine
+		err := json.Unmarshal(text, &l)
+		said = said || l.Stream == "platform" && strings.Contains(l.Line, "dropped")
+		return err
+	})
+	var replicas page[struct{ Usage struct{ Dropped int } }]
+	if err == nil && !said {
+		err = c.api.get(ctx, "/api/run/"+run+"/node", &replicas)
+	}
+	for _, r := range replicas.Items {
+		said = said || r.Usage.Dropped > 0
+	}
+	return said, err
 }
 
 // lines reads the whole log: in each attempt the lines follow each other from
-// where it began, and the last attempt came to its end.
-func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []struct{ Step, Epoch int }) error {
+// where it began, and the last attempt came to its end. It returns what is
+// missing.
+func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []struct{ Step, Epoch int }) (missing []string, err error) {
+	lost := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
 	next, cursor, last := map[int]int{}, int64(0), 0
-	err := c.api.lines(ctx, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
+	err = c.api.lines(ctx, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
 		var l logLine
 		if err := json.Unmarshal(text, &l); err != nil {
 			return err
@@ -318,12 +360,12 @@ func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []
 			}
 			next[l.Attempt], last = i, l.Attempt
 		case !began:
-			c.tally.lost("the first line of attempt %d of run %s", l.Attempt, e.ID)
+			lost("the first line of attempt %d of run %s", l.Attempt, e.ID)
 			next[l.Attempt], last = i+1, l.Attempt
 		case i < want:
 			c.tally.duplicated("line %d of attempt %d of run %s", i, l.Attempt, e.ID)
 		case i > want:
-			c.tally.lost("lines %d to %d of attempt %d of run %s", want, i-1, l.Attempt, e.ID)
+			lost("lines %d to %d of attempt %d of run %s", want, i-1, l.Attempt, e.ID)
 			next[l.Attempt] = i + 1
 		default:
 			next[l.Attempt]++
@@ -331,24 +373,24 @@ func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []
 		return nil
 	})
 	if err == nil && !stopped && next[last] != e.Lines {
-		c.tally.lost("the lines of run %s from %d on, of %d", e.ID, next[last], e.Lines)
+		lost("the lines of run %s from %d on, of %d", e.ID, next[last], e.Lines)
 	}
-	return err
+	return missing, err
 }
 
-// points reads the curve that the program logged: every step once.
-func (c *Check) points(ctx context.Context, e Entry) error {
+// points reads the curve that the program logged: every step once. It returns
+// what is missing.
+func (c *Check) points(ctx context.Context, e Entry) (missing []string, err error) {
 	var curves page[struct {
 		Key    string
 		Points [][]any
 	}]
-	err := c.api.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
+	err = c.api.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
 	if r, refused := errors.AsType[*Refused](err); refused && r.Status == http.StatusNotFound {
-		c.tally.lost("the curve of run %s", e.ID)
-		return nil
+		return []string{"the curve of run " + e.ID}, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	steps := map[int]int{}
 	for _, curve := range curves.Items {
@@ -369,7 +411,7 @@ func (c *Check) points(ctx context.Context, e Entry) error {
 		}
 	}
 	if len(none) > 0 {
-		c.tally.lost("the points %v of run %s", none, e.ID)
+		missing = append(missing, fmt.Sprintf("the points %v of run %s", none, e.ID))
 	}
 	if len(more) > 0 {
 		c.tally.duplicated("the points %v of run %s", more, e.ID)
@@ -377,5 +419,5 @@ func (c *Check) points(ctx context.Context, e Entry) error {
 	if len(steps) > e.Lines {
 		c.tally.illegal("run %s has %d steps, and logged %d", e.ID, len(steps), e.Lines)
 	}
-	return nil
+	return missing, nil
 }
