@@ -26,7 +26,6 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
-	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -105,11 +104,17 @@ type message struct {
 // how many; 0: that is not known.
 type Progress func(what string, done, of int64)
 
+// Series are lines and points that can be copied as of one moment, as
+// *series.Store does.
+type Series interface {
+	Snapshot(ctx context.Context, file func(name string, size int64, data io.Reader) error) (blobs []mlaas.Digest, release func(), err error)
+}
+
 // A Source is a platform that is to be copied. It may be in use.
 type Source struct {
 	DB       store.Driver
 	Blob     blob.Driver
-	Series   *series.Store
+	Series   Series
 	Key      []byte // seals secrets; it is not in the backup, its fingerprint is
 	Version  string
 	Progress Progress // nil: nobody listens

@@ -37,6 +37,14 @@ type api struct {
 // later moves the clock of the server.
 func (a *api) later(d time.Duration) { a.ahead.Add(int64(d)) }
 
+// store is what is read, where it is to be appended to.
+func (m *Management) store() *series.Store {
+	if r, ok := m.Series.(*away); ok {
+		return r.Reader.(*series.Store)
+	}
+	return m.Series.(*series.Store)
+}
+
 // start starts it; change may alter what it is made of.
 func start(t *testing.T, change ...func(*Management)) *api {
 	t.Helper()
@@ -57,7 +65,7 @@ func start(t *testing.T, change ...func(*Management)) *api {
 	for _, c := range change {
 		c(m)
 	}
-	if err := m.Series.Open(); err != nil {
+	if err := m.store().Open(); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(m.Handler())
@@ -69,7 +77,7 @@ func start(t *testing.T, change ...func(*Management)) *api {
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		m.Series.Close()
+		m.store().Close()
 		db.Close()
 	})
 	a.Management, a.url, a.http = m, server.URL, server.Client()

@@ -1,17 +1,23 @@
 package management
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"time"
 
+	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/backup"
 )
 
 // backup answers GET /api/backup. What it writes ends with a manifest, so that
 // an answer that is cut off is known for one.
 func (m *Management) backup(w http.ResponseWriter, r *http.Request, _ *noIn) error {
-	s := backup.Source{DB: m.DB, Blob: m.Blob, Series: m.Series, Key: m.Key, Now: m.Now}
+	lines, here := m.Series.(backup.Series)
+	if !here {
+		return fmt.Errorf("lines and points are with the boosters here, from where they cannot be copied yet; back up the bucket and the Redis server themselves: %w", mlaas.ErrUnavailable)
+	}
+	s := backup.Source{DB: m.DB, Blob: m.Blob, Series: lines, Key: m.Key, Now: m.Now}
 	if m.Info != nil {
 		info, err := m.Info(r.Context())
 		if err != nil {

@@ -22,7 +22,7 @@ import (
 func aged(t *testing.T) *api {
 	var a *api
 	a = start(t, func(m *Management) {
-		b, err := files.Open(filepath.Join(filepath.Dir(m.Series.Dir), "blob"), func() time.Time {
+		b, err := files.Open(filepath.Join(filepath.Dir(m.store().Dir), "blob"), func() time.Time {
 			if a == nil {
 				return time.Now()
 			}
@@ -32,7 +32,7 @@ func aged(t *testing.T) *api {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { b.Close() })
-		m.Blob, m.Series.Blob, m.Auth.Now = b, b, func() time.Time { return a.now() }
+		m.Blob, m.store().Blob, m.Auth.Now = b, b, func() time.Time { return a.now() }
 	})
 	return a
 }
@@ -121,7 +121,7 @@ func TestCollectKeeps(t *testing.T) {
 		store.Locks(a.DB).Put(mlaas.Locked{Tenant: mlaas.DefaultTenant, Spec: spec, Lock: kept["a lock"], Previous: []mlaas.Digest{kept["a lock to go back to"]}}, 0),
 	}})
 	a.says(run, "worker-0", 1, 1, "one", "two")
-	if err := a.Series.Flush(t.Context()); err != nil { // into blobs
+	if err := a.store().Flush(t.Context()); err != nil { // into blobs
 		t.Fatal(err)
 	}
 	sealed := 0
@@ -174,7 +174,7 @@ func TestPurge(t *testing.T) {
 	tree, file := a.saved(run, 1, 10, "worker-0", "")
 	a.commit(store.Batch{Put: []store.Row{store.Launches(a.DB).Put(mlaas.Launch{Tenant: mlaas.DefaultTenant, Run: mlaas.RunID(run), Epoch: 1}, 0)}})
 	a.says(run, "worker-0", 1, 1, "one")
-	if err := a.Series.Flush(t.Context()); err != nil {
+	if err := a.store().Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	other := a.ready("other")
@@ -210,7 +210,7 @@ func TestPurge(t *testing.T) {
 			}
 		}
 	}
-	if log, _ := a.Series.LastCursor(mlaas.DefaultTenant, mlaas.RunID(run)); log != 0 {
+	if log, _, err := a.Series.LastCursor(t.Context(), mlaas.DefaultTenant, mlaas.RunID(run)); err != nil || log != 0 {
 		t.Error("its log stays")
 	}
 	a.do("GET", "/api/job/"+other, nil).want(200)
@@ -348,7 +348,7 @@ func TestCollectWhileUploading(t *testing.T) {
 
 // The logs of runs that are over make room first, the oldest of them.
 func TestTrim(t *testing.T) {
-	a := start(t, func(m *Management) { m.Retention.Logs = 1 << 10; m.Series.SegmentBytes = 4 << 10 })
+	a := start(t, func(m *Management) { m.Retention.Logs = 1 << 10; m.store().SegmentBytes = 4 << 10 })
 	a.ready("j")
 	var runs []string
 	for i := range 2 {
@@ -360,7 +360,7 @@ func TestTrim(t *testing.T) {
 		}
 		runs = append(runs, run)
 	}
-	if err := a.Series.Flush(t.Context()); err != nil {
+	if err := a.store().Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if a.do("POST", "/api/gc", nil).want(200).get("logs") == "0" {

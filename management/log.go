@@ -3,6 +3,7 @@ package management
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"time"
@@ -104,12 +105,12 @@ func (l *lines) number(s series.Line) int64 {
 	return s.Cursor
 }
 
-func (l *lines) last() int64 {
+func (l *lines) last(ctx context.Context) (int64, error) {
 	if l.replica != "" {
-		return l.m.Series.LastSeq(l.run.Tenant, l.run.ID, l.replica)
+		return l.m.Series.LastSeq(ctx, l.run.Tenant, l.run.ID, l.replica)
 	}
-	log, _ := l.m.Series.LastCursor(l.run.Tenant, l.run.ID)
-	return log
+	log, _, err := l.m.Series.LastCursor(ctx, l.run.Tenant, l.run.ID)
+	return log, err
 }
 
 func (l *lines) takes(s series.Line) bool {
@@ -160,36 +161,64 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	var lull lull
 	for {
-		changed := l.m.Series.Changed(l.run.Tenant, l.run.ID) // before reading: what comes meanwhile wakes us
-		moved, release := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
-		if !over {
-			if over, err = l.over(ctx); err != nil {
-				release()
-				return err
-			}
-		}
-		done, err := l.pass(ctx, out, &q, &left)
-		if err == nil {
-			err = out.flush()
-		}
-		if err != nil || done || over || !l.want.Follow {
-			release()
+		more, err := l.turn(ctx, out, &q, &left, &over, &lull, leave)
+		if err != nil || !more {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-		case <-leave:
-			release()
-			return nil
-		case <-changed:
-		case <-moved:
-		}
-		release()
-		if ctx.Err() != nil {
-			return nil // who followed has gone
+	}
+}
+
+// turn writes what there is now and waits for more. While nobody can say what
+// there is, because who has it is being replaced, a follower waits too: q
+// stands where they are.
+func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, left *int, over *bool, lull *lull, leave <-chan struct{}) (more bool, err error) {
+	changed, unwatch := l.m.Series.Changed(l.run.Tenant, l.run.ID) // before reading: what comes meanwhile wakes us
+	defer unwatch()
+	moved, unfollow := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
+	defer unfollow()
+	if !*over {
+		if *over, err = l.over(ctx); err != nil {
+			return false, err
 		}
 	}
+	done, err := l.pass(ctx, out, q, left)
+	retry := lull.after(err)
+	if l.want.Follow && retry != nil {
+		done, err = false, nil
+	} else {
+		done = done || *over
+	}
+	if err == nil {
+		err = out.flush()
+	}
+	if err != nil || done || !l.want.Follow {
+		return false, err
+	}
+	select {
+	case <-ctx.Done():
+	case <-leave:
+		return false, nil
+	case <-changed:
+	case <-moved:
+	case <-retry:
+	}
+	return ctx.Err() == nil, nil // who followed may have gone
+}
+
+// A lull is how long what runs have said cannot be reached.
+type lull struct{ wait time.Duration }
+
+// after returns what to wait for before trying again, where err says that this
+// helps; else nil.
+func (l *lull) after(err error) <-chan time.Time {
+	if !errors.Is(err, mlaas.ErrUnavailable) {
+		l.wait = 0
+		return nil
+	}
+	l.wait = min(max(2*l.wait, 100*time.Millisecond), 2*time.Second)
+	return time.After(l.wait)
 }
 
 // first returns the last lines, where so many were asked for, and moves q
@@ -199,7 +228,10 @@ func (l *lines) first(ctx context.Context, q *series.LineQuery) ([]series.Line, 
 	if tail == 0 {
 		return nil, nil
 	}
-	end := l.last()
+	end, err := l.last(ctx)
+	if err != nil {
+		return nil, err
+	}
 	q.From = end + 1
 	if end == 0 {
 		return nil, nil
@@ -245,7 +277,11 @@ func (l *lines) back(ctx context.Context, q series.LineQuery, end int64, want in
 
 // pass writes what there is now, and reports whether no more is wanted.
 func (l *lines) pass(ctx context.Context, out *lineWriter, q *series.LineQuery, left *int) (done bool, err error) {
-	for end := l.last(); q.From <= end; {
+	end, err := l.last(ctx)
+	if err != nil {
+		return false, err
+	}
+	for q.From <= end {
 		if *left > 0 && l.only == "" && l.attempt == 0 {
 			q.Limit = min(linesAtOnce, *left)
 		}

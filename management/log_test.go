@@ -32,7 +32,7 @@ func (a *api) says(run, replica string, epoch int, first int64, texts ...string)
 
 func (a *api) appends(b series.Batch) {
 	a.t.Helper()
-	if err := a.Series.Append(a.t.Context(), b); err != nil {
+	if err := a.store().Append(a.t.Context(), b); err != nil {
 		a.t.Fatal(err)
 	}
 }

@@ -33,7 +33,7 @@ import (
 type Management struct {
 	DB     store.Driver
 	Blob   blob.Driver
-	Series *series.Store // that the monitor appends to
+	Series series.Reader // of what the monitors append
 	Auth   *auth.Requests
 	Key    []byte   // seals secrets; 32 bytes
 	Hosts  []string // names by which this server may be called, besides those of the loopback

@@ -92,7 +92,7 @@ func TestSecrets(t *testing.T) {
 	if strings.Contains(log.String(), canary) {
 		t.Errorf("the log holds it: %s", log.String())
 	}
-	root := filepath.Dir(a.Series.Dir)
+	root := filepath.Dir(a.store().Dir)
 	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err

@@ -673,23 +673,26 @@ func (t *topic) lines() error {
 		q.Grep = regexp.MustCompile(t.Grep) // check has compiled it
 	}
 	number := func(l series.Line) int64 { return l.Cursor }
-	last := func() int64 {
-		end, _ := t.m.Series.LastCursor(q.Tenant, q.Run)
-		return end
+	last := func() (int64, error) {
+		end, _, err := t.m.Series.LastCursor(t.ctx, q.Tenant, q.Run)
+		return end, err
 	}
 	if t.Replica != "" {
 		number = func(l series.Line) int64 { return l.Seq }
-		last = func() int64 { return t.m.Series.LastSeq(q.Tenant, q.Run, q.Replica) }
+		last = func() (int64, error) { return t.m.Series.LastSeq(t.ctx, q.Tenant, q.Run, q.Replica) }
 	}
 	tail := func() (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		at, lines, tail := last(), []series.Line{}, q
+		at, err := last()
+		if err != nil {
+			return 0, err
+		}
+		lines, tail := []series.Line{}, q
 		if tail.Last = 100; t.Tail != nil {
 			tail.Last = min(*t.Tail, maxTail)
 		}
 		if tail.Last > 0 && at > 0 {
-			var err error
 			if lines, err = t.m.Series.Lines(t.ctx, tail); err != nil {
 				return 0, err
 			}
@@ -717,9 +720,9 @@ func (t *topic) points() error {
 		return err
 	}
 	tenant := t.who.Tenant
-	last := func() int64 {
-		_, end := t.m.Series.LastCursor(tenant, t.Run)
-		return end
+	last := func() (int64, error) {
+		_, end, err := t.m.Series.LastCursor(t.ctx, tenant, t.Run)
+		return end, err
 	}
 	snapshot := func() (int64, error) {
 		t.turn.Lock()
@@ -728,7 +731,10 @@ func (t *topic) points() error {
 		if err != nil {
 			return 0, err
 		}
-		at := last() // before reading: a point that comes meanwhile is in both, under one step
+		at, err := last() // before reading: a point that comes meanwhile is in both, under one step
+		if err != nil {
+			return 0, err
+		}
 		curves, err := t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
 			Buckets: max(10, min(500, shownPoints/max(1, len(keys))))})
 		if err != nil {
@@ -760,37 +766,93 @@ func (t *topic) points() error {
 // follow sends what a series has and gets: a snapshot, or what follows From,
 // and then each page. Numbers are dense: last is the newest, snapshot returns
 // up to where it has told, and page tells some of what is between two of them,
-// both included, and returns up to where.
-func (t *topic) follow(last func() int64, snapshot func() (int64, error), page func(from, to int64) (int64, error)) (err error) {
-	var at int64
-	switch {
-	case t.From == nil:
-		at, err = snapshot()
-	case *t.From <= last():
-		at = *t.From
-		err = t.send("synced", at, nil)
-	default: // of a time that is lost, as after a restore
-		if err = t.send("reset", 0, nil); err == nil {
-			at, err = snapshot()
+// both included, and returns up to where. While what is asked for cannot be
+// reached, because who has it is being replaced, it waits and goes on.
+func (t *topic) follow(last func() (int64, error), snapshot func() (int64, error), page func(from, to int64) (int64, error)) error {
+	f := &reading{topic: t, last: last, snapshot: snapshot, page: page, resume: t.From != nil}
+	if f.resume {
+		f.at = *t.From
+	}
+	var lull lull
+	for {
+		if err := f.turn(&lull); err != nil {
+			return err
 		}
 	}
-	for err == nil {
-		changed := t.m.Series.Changed(t.who.Tenant, t.Run) // before reading: what comes meanwhile wakes us
-		end := last()
-		for at < end && err == nil {
-			at, err = page(at+1, end)
-		}
+}
+
+// A reading is where a topic of numbered things stands.
+type reading struct {
+	*topic
+	last     func() (int64, error)
+	snapshot func() (int64, error)
+	page     func(from, to int64) (int64, error)
+	resume   bool // at is what the client says
+	begun    bool // at is what it was told
+	at       int64
+}
+
+// turn sends what there is now and waits for more.
+func (f *reading) turn(lull *lull) error {
+	changed, leave := f.m.Series.Changed(f.who.Tenant, f.Run) // before reading: what comes meanwhile wakes us
+	defer leave()
+	err := f.begin()
+	if err == nil {
+		err = f.pages()
+	}
+	retry := lull.after(err)
+	if err != nil && retry == nil {
+		return err
+	}
+	select {
+	case <-f.ctx.Done():
+		return f.ctx.Err()
+	case <-changed:
+	case <-retry:
+	}
+	return nil
+}
+
+// begin is what comes first.
+func (f *reading) begin() error {
+	if f.begun {
+		return nil
+	}
+	if f.resume {
+		end, err := f.last()
 		if err != nil {
-			break
+			return err
 		}
-		if last() < at { // not end: what came meanwhile was told too
-			return fmt.Errorf("what run %s has said was removed: %w", t.Run, mlaas.ErrGone)
+		if f.at <= end {
+			f.begun = true
+			return f.send("synced", f.at, nil)
 		}
-		select {
-		case <-t.ctx.Done():
-			return t.ctx.Err()
-		case <-changed:
+		// It is of a time that is lost, as after a restore.
+		f.resume = false
+		if err := f.send("reset", 0, nil); err != nil {
+			return err
 		}
+	}
+	at, err := f.snapshot()
+	if err == nil {
+		f.at, f.begun = at, true
+	}
+	return err
+}
+
+func (f *reading) pages() error {
+	end, err := f.last()
+	for err == nil && f.at < end {
+		var at int64
+		if at, err = f.page(f.at+1, end); err == nil {
+			f.at = at
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if end, err = f.last(); err == nil && end < f.at { // asked again: what came meanwhile was told too
+		return fmt.Errorf("what run %s has said was removed: %w", f.Run, mlaas.ErrGone)
 	}
 	return err
 }

@@ -273,7 +273,7 @@ func reopen(t *testing.T, dir string) (*api, func()) {
 	}
 	m := &Management{DB: db, Blob: b, Auth: &auth.Requests{DB: db, Token: token}, Key: bytes.Repeat([]byte{7}, 32), Log: slog.New(slog.DiscardHandler),
 		Series: &series.Store{Dir: filepath.Join(dir, "series"), Blob: b}}
-	if err := m.Series.Open(); err != nil {
+	if err := m.store().Open(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -283,7 +283,7 @@ func reopen(t *testing.T, dir string) (*api, func()) {
 		stop()
 		<-ended
 		server.Close()
-		m.Series.Close()
+		m.store().Close()
 		db.Close()
 		b.Close()
 	}
@@ -306,7 +306,7 @@ func TestStreamResumes(t *testing.T) {
 		go func() {
 			for i := range each {
 				n := int64(round*each + i + 1)
-				err := a.Series.Append(context.WithoutCancel(t.Context()), series.Batch{
+				err := a.store().Append(context.WithoutCancel(t.Context()), series.Batch{
 					Fence: mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: mlaas.RunID(run), Epoch: 1, Replica: "worker-0"},
 					Frame: mlaas.Frame{Stream: mlaas.LogStream, First: n, Lines: []mlaas.LogLine{{Stream: "stdout", Text: fmt.Sprint(n)}}}})
 				if err != nil {
@@ -564,10 +564,10 @@ func TestStreamDrops(t *testing.T) {
 		}
 		defer b.Close()
 		m := &Management{DB: db, Auth: &auth.Requests{DB: db, Token: token}, Log: slog.New(slog.DiscardHandler), Series: &series.Store{Dir: filepath.Join(dir, "series"), Blob: b}}
-		if err := m.Series.Open(); err != nil {
+		if err := m.store().Open(); err != nil {
 			t.Fatal(err)
 		}
-		defer m.Series.Close()
+		defer m.store().Close()
 		network := make(pipes)
 		var server http.Server
 		server.Handler = m.Handler()

@@ -52,19 +52,21 @@ func (s *Store) Kept(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (k 
 
 // Usage is what all runs take on disk, sealed chunks included. The first call
 // reads all manifests; if one cannot be read it does not count.
-func (s *Store) Usage() mlaas.Bytes {
+func (s *Store) Usage(context.Context) (mlaas.Bytes, error) {
 	if s.sealed.Load() < 0 {
 		s.sealing.Lock()
 		defer s.sealing.Unlock()
-		s.countSealed()
+		if err := s.countSealed(); err != nil {
+			return 0, err
+		}
 	}
-	return mlaas.Bytes(max(s.sealed.Load(), 0) + s.open.Load())
+	return mlaas.Bytes(s.sealed.Load() + s.open.Load()), nil
 }
 
 // countSealed counts once. The caller holds sealing.
-func (s *Store) countSealed() {
+func (s *Store) countSealed() error {
 	if s.sealed.Load() >= 0 {
-		return
+		return nil
 	}
 	var n int64
 	err := s.eachManifest(func(_ key, r *run, err error) error {
@@ -74,10 +76,10 @@ func (s *Store) countSealed() {
 		return nil
 	})
 	if err != nil {
-		s.log().Error("series: the space that is used cannot be counted", "error", err)
-		return
+		return fmt.Errorf("count the space that is used: %w", err)
 	}
 	s.sealed.Store(n)
+	return nil
 }
 
 // Blobs calls f for each blob that holds sealed chunks: garbage collection
@@ -167,7 +169,9 @@ func (s *Store) discard(k key) error {
 func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (freed mlaas.Bytes, err error) {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	s.countSealed()
+	if err := s.countSealed(); err != nil {
+		return 0, err
+	}
 	over := func() bool { return mlaas.Bytes(s.sealed.Load()+s.open.Load()) > most }
 	if !over() {
 		return 0, nil

@@ -201,7 +201,7 @@ func TestModel(t *testing.T) {
 }
 
 func compare(rt *rapid.T, s *series.Store, id mlaas.RunID, m *model) {
-	log, metric := s.LastCursor(tenant, id)
+	log, metric, err := s.LastCursor(rt.Context(), tenant, id)
 	if log != int64(len(m.lines)) || metric != int64(len(m.points)) {
 		rt.Fatalf("run %s: the last cursors are %d, %d, want %d, %d", id, log, metric, len(m.lines), len(m.points))
 	}
@@ -211,7 +211,7 @@ func compare(rt *rapid.T, s *series.Store, id mlaas.RunID, m *model) {
 		}
 	}
 	for replica, seq := range m.seqs {
-		if got := s.LastSeq(tenant, id, replica); got != seq {
+		if got, err := s.LastSeq(rt.Context(), tenant, id, replica); err != nil || got != seq {
 			rt.Fatalf("the last seq of %s is %d, want %d", replica, got, seq)
 		}
 	}

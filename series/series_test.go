@@ -126,6 +126,15 @@ func seal(t testing.TB, s *series.Store) {
 	}
 }
 
+func usage(t testing.TB, s *series.Store) mlaas.Bytes {
+	t.Helper()
+	n, err := s.Usage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 const tenant = mlaas.DefaultTenant
 
 func fence(replica string, epoch int) mlaas.Fence {
@@ -210,10 +219,10 @@ func TestLines(t *testing.T) {
 				t.Errorf("%+v: %s, want %s", tt.q, got, tt.want)
 			}
 		}
-		if log, metric := s.LastCursor(tenant, "run"); log != 5 || metric != 0 {
+		if log, metric, err := s.LastCursor(t.Context(), tenant, "run"); err != nil || log != 5 || metric != 0 {
 			t.Errorf("the last cursors are %d, %d", log, metric)
 		}
-		if got := s.LastSeq(tenant, "run", "worker-0"); got != 4 {
+		if got, err := s.LastSeq(t.Context(), tenant, "run", "worker-0"); err != nil || got != 4 {
 			t.Errorf("the last seq is %d", got)
 		}
 		if log, metric := s.Durable(w0); log != 3 || metric != 0 {
@@ -310,7 +319,8 @@ func TestJunk(t *testing.T) {
 
 func TestChanged(t *testing.T) {
 	s := open(t, &series.Store{})
-	mine, other := s.Changed(tenant, "run"), s.Changed(tenant, "other")
+	mine, _ := s.Changed(tenant, "run")
+	other, leave := s.Changed(tenant, "other")
 	add(t, s, logFrame(fence("worker-0", 1), 1, "a"))
 	select {
 	case <-mine:
@@ -322,7 +332,8 @@ func TestChanged(t *testing.T) {
 		t.Error("that of another run is closed")
 	default:
 	}
-	next := s.Changed(tenant, "run")
+	leave()
+	next, _ := s.Changed(tenant, "run")
 	if err := s.Delete(t.Context(), tenant, "run"); err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +419,7 @@ func TestPoints(t *testing.T) {
 		if log, metric := s.Durable(w0); log != 0 || metric != 4 {
 			t.Errorf("durable are %d, %d", log, metric)
 		}
-		if _, last := s.LastCursor(tenant, "run"); last != 8 {
+		if _, last, err := s.LastCursor(t.Context(), tenant, "run"); err != nil || last != 8 {
 			t.Errorf("the last cursor is %d", last)
 		}
 	}
@@ -559,7 +570,7 @@ func TestDelete(t *testing.T) {
 		if got := drawn(points(t, s, series.PointQuery{})); got != "" {
 			t.Errorf("there is %s", got)
 		}
-		if log, metric := s.LastCursor(tenant, "run"); log != 0 || metric != 0 {
+		if log, metric, err := s.LastCursor(t.Context(), tenant, "run"); err != nil || log != 0 || metric != 0 {
 			t.Errorf("the last cursors are %d, %d", log, metric)
 		}
 	}
@@ -640,15 +651,15 @@ func TestTrim(t *testing.T) {
 		add(t, s, logFrame(f, 1, noise...), pointFrame(f, 1, pt("x", 1, 1)))
 	}
 	seal(t, s)
-	before := s.Usage()
+	before := usage(t, s)
 	finished := func(_ mlaas.Tenant, id mlaas.RunID) bool { return id != "run0" }
 	freed, err := s.Trim(t.Context(), before, finished)
 	if err != nil || freed != 0 {
 		t.Errorf("with room it frees %d, %v", freed, err)
 	}
 	freed, err = s.Trim(t.Context(), before-1, finished)
-	if err != nil || freed <= 0 || s.Usage() != before-freed {
-		t.Errorf("it frees %d of %d, %v; %d are left", freed, before, err, s.Usage())
+	if err != nil || freed <= 0 || usage(t, s) != before-freed {
+		t.Errorf("it frees %d of %d, %v; %d are left", freed, before, err, usage(t, s))
 	}
 	for i, want := range []string{"", "200 lines are not here any more", "", ""} {
 		got := lines(t, s, series.LineQuery{Run: mlaas.RunID(fmt.Sprintf("run%d", i)), Last: 300})
@@ -662,7 +673,7 @@ func TestTrim(t *testing.T) {
 	if n := len(s.Blob.(*memory).blobs); n != 0 {
 		t.Errorf("%d blobs are left", n)
 	}
-	if log, metric := s.LastCursor(tenant, "run3"); log != 200 || metric != 1 {
+	if log, metric, err := s.LastCursor(t.Context(), tenant, "run3"); err != nil || log != 200 || metric != 1 {
 		t.Errorf("the last cursors are %d, %d", log, metric)
 	}
 	s.Close()
@@ -674,7 +685,7 @@ func TestTrim(t *testing.T) {
 
 func TestUsageAndBlobs(t *testing.T) {
 	s := open(t, &series.Store{})
-	if got := s.Usage(); got != 0 {
+	if got := usage(t, s); got != 0 {
 		t.Errorf("empty it uses %d", got)
 	}
 	w := fence("worker-0", 1)
@@ -697,12 +708,12 @@ func TestUsageAndBlobs(t *testing.T) {
 	if len(named) != len(s.Blob.(*memory).blobs) || len(named) > 6 {
 		t.Errorf("%d blobs are named, %d are there", len(named), len(s.Blob.(*memory).blobs))
 	}
-	used := s.Usage()
+	used := usage(t, s)
 	if used < mlaas.Bytes(size) || used > mlaas.Bytes(size)+100 {
 		t.Errorf("it uses %d, want %d and the head of a segment", used, size)
 	}
 	s.Close()
-	if got := again(t, s).Usage(); got < mlaas.Bytes(size) || got > used {
+	if got := usage(t, again(t, s)); got < mlaas.Bytes(size) || got > used {
 		t.Errorf("opened again it uses %d, was %d", got, used)
 	}
 }
@@ -737,7 +748,7 @@ func TestTogether(t *testing.T) {
 	wg.Go(func() {
 		next := int64(1)
 		for next <= replicas*frames*3 {
-			changed := s.Changed(tenant, "run")
+			changed, leave := s.Changed(tenant, "run")
 			got, err := s.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", From: next, Limit: 100})
 			if err != nil {
 				t.Error(err)
@@ -757,6 +768,7 @@ func TestTogether(t *testing.T) {
 					return
 				}
 			}
+			leave()
 		}
 		cancel()
 	})

@@ -52,7 +52,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	runs     map[key]*run // those with unsealed data, and others for a while
-	watched  map[key]chan struct{}
+	watched  map[key]*watch
 	holds    int        // snapshots that are being copied
 	active   *segment   // what is appended to; nil: a new one must be made
 	full     []*segment // waiting to be sealed, oldest first
@@ -61,6 +61,7 @@ type Store struct {
 	appended time.Time  // the last time
 
 	kick   chan struct{} // Run: look again
+	ended  chan struct{} // closed when Run ends
 	sealed atomic.Int64  // bytes of all sealed chunks; below 0: not counted yet
 	open   atomic.Int64  // bytes of all segments
 }
@@ -176,9 +177,9 @@ func (s *Store) Open() error {
 	if err != nil {
 		return err
 	}
-	s.runs, s.watched = map[key]*run{}, map[key]chan struct{}{}
+	s.runs, s.watched = map[key]*run{}, map[key]*watch{}
 	s.index = cache{most: 16 << 20}
-	s.kick = make(chan struct{}, 1)
+	s.kick, s.ended = make(chan struct{}, 1), make(chan struct{})
 	s.sealed.Store(-1)
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return full(err)
@@ -232,8 +233,9 @@ func (s *Store) Close() error {
 
 // Run seals full segments into blob, and those that nobody has appended to for
 // a while, until ctx ends. What it could not seal stays readable and durable
-// where it is, and is tried again.
+// where it is, and is tried again. It is called once.
 func (s *Store) Run(ctx context.Context) error {
+	defer close(s.ended)
 	wait := time.NewTimer(0)
 	defer wait.Stop()
 	failures := 0
@@ -359,60 +361,73 @@ func (s *Store) forgetSome() {
 // Durable is the last spool sequence number of each stream that is stored of
 // that incarnation, 0 for none.
 func (s *Store) Durable(fence mlaas.Fence) (log, metric int64) {
-	s.look(key{fence.Tenant, fence.Run}, func(r *run) {
+	err := s.look(key{fence.Tenant, fence.Run}, func(r *run) {
 		m := r.fences[tellerOf(fence)]
 		log, metric = m.log, m.metric
 	})
+	if err != nil { // to append to it will say the same
+		s.log().Warn("series: a run cannot be looked at", "run", fence.Run, "error", err)
+	}
 	return log, metric
 }
 
 // LastCursor is the newest cursor of each stream of a run, 0 for none.
-func (s *Store) LastCursor(tenant mlaas.Tenant, id mlaas.RunID) (log, metric int64) {
-	s.look(key{tenant, id}, func(r *run) { log, metric = r.Lines, r.Points })
-	return log, metric
+func (s *Store) LastCursor(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (log, metric int64, err error) {
+	err = s.look(key{tenant, id}, func(r *run) { log, metric = r.Lines, r.Points })
+	return log, metric, err
 }
 
 // LastSeq is the newest Seq of the lines of a replica, 0 for none.
-func (s *Store) LastSeq(tenant mlaas.Tenant, id mlaas.RunID, replica string) (seq int64) {
-	s.look(key{tenant, id}, func(r *run) { seq = r.seqs[replica] })
-	return seq
+func (s *Store) LastSeq(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID, replica string) (seq int64, err error) {
+	err = s.look(key{tenant, id}, func(r *run) { seq = r.seqs[replica] })
+	return seq, err
 }
 
-// look shows f the run called k, if it can.
-func (s *Store) look(k key, f func(*run)) {
+// look shows f the run called k.
+func (s *Store) look(k key, f func(*run)) error {
 	r, release, err := s.find(k)
 	if err != nil {
-		s.log().Warn("series: a run cannot be looked at", "run", k.run, "error", err)
-		return
+		return err
 	}
 	defer release()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(r)
+	return nil
 }
 
-// Changed is closed at the next append to that run, or when it is deleted; now
-// and then it is closed without a reason. Get it before reading, so that
-// nothing is missed.
-func (s *Store) Changed(tenant mlaas.Tenant, id mlaas.RunID) <-chan struct{} {
+// A watch is who waits for news of one run.
+type watch struct {
+	c chan struct{}
+	n int // how many
+}
+
+// Changed is closed at the next append to that run, or when it is deleted. Get
+// it before reading, so that nothing is missed, and call leave when it is no
+// longer waited for.
+func (s *Store) Changed(tenant mlaas.Tenant, id mlaas.RunID) (changed <-chan struct{}, leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := key{tenant, id}
-	if s.watched[k] == nil {
-		if len(s.watched) >= maxLoaded { // of runs that nobody may look at any more
-			for old := range s.watched {
-				s.changed(old)
-			}
-		}
-		s.watched[k] = make(chan struct{})
+	w := s.watched[k]
+	if w == nil {
+		w = &watch{c: make(chan struct{})}
+		s.watched[k] = w
 	}
-	return s.watched[k]
+	w.n++
+	return w.c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if w.n--; w.n == 0 && s.watched[k] == w {
+			delete(s.watched, k)
+		}
+	}
 }
 
 // changed wakes who watches k. The caller holds mu.
 func (s *Store) changed(k key) {
-	if c := s.watched[k]; c != nil {
-		close(c)
+	if w := s.watched[k]; w != nil {
+		close(w.c)
 		delete(s.watched, k)
 	}
 }

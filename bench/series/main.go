@@ -141,7 +141,10 @@ func tail(ctx context.Context, s *series.Store) error {
 		}
 		best, n = min(best, time.Since(began).Seconds()*1000), len(lines)
 	}
-	log, _ := s.LastCursor(mlaas.DefaultTenant, "run0")
+	log, _, err := s.LastCursor(ctx, mlaas.DefaultTenant, "run0")
+	if err != nil {
+		return err
+	}
 	return row(fmt.Sprintf("the last %d of %d lines", n, log), best, 10, "ms", false)
 }
 

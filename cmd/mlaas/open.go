@@ -80,7 +80,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
-		Info:      func(ctx context.Context) (management.Info, error) { return p.info(x) },
+		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
 		Sweep: func(ctx context.Context) ([]string, error) {
 			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
@@ -167,11 +167,15 @@ const (
 )
 
 // info says what only this machine knows.
-func (p platform) info(x *parts) (management.Info, error) {
+func (p platform) info(ctx context.Context, x *parts) (management.Info, error) {
 	i := management.Info{Version: release(), Data: p.Dir, Disk: map[string]mlaas.Bytes{},
 		Caps: map[string]mlaas.Bytes{"env": maxEnvironments}}
 	i.Disk["blob"] = x.blob.Usage()
-	i.Disk["series"] = x.series.Usage()
+	used, err := x.series.Usage(ctx)
+	if err != nil {
+		return i, err
+	}
+	i.Disk["series"] = used
 	for _, sub := range []string{"mlaas.db", "mlaas.db-wal", "replicas", "env", "data"} {
 		i.Disk[sub] = folderSize(filepath.Join(p.Dir, sub))
 	}
