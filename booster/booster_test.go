@@ -1163,3 +1163,45 @@ func TestPipe(t *testing.T) {
 		}
 	})
 }
+
+// A run that moves here is ended on the cluster that it was on.
+func TestMoves(t *testing.T) {
+	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		there := fence(r, 1, "worker-0")
+		h.commit(store.Batch{Put: []store.Row{store.Replicas(h.db).Put(mlaas.Replica{Fence: there, Role: "worker", Cluster: "far", Status: mlaas.ReplicaRunning}, 0)}})
+		h.ask(r, 2)
+		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
+		if rep, _ := h.replica(r, "worker-0"); rep.Cluster != "stage" || rep.Epoch != 2 {
+			t.Errorf("the replica is %+v", rep)
+		}
+		claim, err := h.db.Next(h.ctx, mlaas.ToBooster("far"), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m mlaas.ReplicasUnwanted
+		if err := json.Unmarshal(claim.Message.Body, &m); err != nil || claim.Message.Subject != "ReplicasUnwanted" || m.Epoch != 1 || m.Run != r.ID || m.Reason == "" {
+			t.Errorf("the other cluster is told %s %s (%v)", claim.Message.Subject, claim.Message.Body, err)
+		}
+	})
+}
+
+// What version 0.1 told and did not handle is handled after the upgrade.
+func TestOldInbox(t *testing.T) {
+	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		old := func(m store.Message, body string) store.Message {
+			m.To, m.Body = "booster", json.RawMessage(body)
+			return m
+		}
+		h.commit(store.Batch{
+			Put: []store.Row{store.Runs(h.db).Put(r, 0), store.RunStates(h.db).Put(mlaas.RunState{Run: r.ID, Tenant: r.Tenant, Job: r.Job, State: mlaas.Starting,
+				Epoch: 1, Allocation: mlaas.Allocation{Cluster: "stage", Granted: map[string]int{"worker": 1}}}, 0)},
+			Tell: []store.Message{old(queue.Tell(mlaas.ReplicasWanted{}), `{"tenant":"team","run":"run1","epoch":1}`)},
+		})
+		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
+		h.move(r, func(s *mlaas.RunState) { s.State = mlaas.Stopping },
+			old(queue.Tell(mlaas.ReplicasUnwanted{}), `{"tenant":"team","run":"run1","epoch":1,"grace":1,"reason":"it is over"}`))
+		h.status(r, "worker-0", time.Minute, mlaas.ReplicaStopped)
+	})
+}

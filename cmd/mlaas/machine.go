@@ -5,16 +5,61 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/booster"
+	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/supervisor"
 	"mlaas.dev/mlaas/supervisor/environment"
 )
+
+// A share is what this machine gives to replicas, as a command line says it.
+type share struct {
+	cpu, memory string
+	alone       time.Duration
+}
+
+func (x *share) flags(f *pflag.FlagSet) {
+	f.StringVar(&x.cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
+	f.StringVar(&x.memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	f.DurationVar(&x.alone, "alone", supervisor.DefaultQuiet, "how long a replica goes on that hears nothing of the platform; then it saves and stops")
+}
+
+// executor runs replicas on this machine, with folders in dir.
+func (x share) executor(dir, binary string, log *slog.Logger) (*local.Executor, error) {
+	var have mlaas.Resources
+	var err error
+	if x.cpu != "" {
+		if have.CPU, err = mlaas.ParseCPU(x.cpu); err != nil {
+			return nil, err
+		}
+	}
+	if x.memory != "" {
+		if have.Memory, err = mlaas.ParseBytes(x.memory); err != nil {
+			return nil, err
+		}
+	}
+	if x.alone < 0 {
+		return nil, mlaas.Invalid("--alone", "a time such as 24h", x.alone)
+	}
+	return &local.Executor{
+		Dir:    filepath.Join(dir, "replicas"),
+		EnvDir: filepath.Join(dir, "env"),
+		Binary: binary,
+		Node:   nodeName(),
+		Total:  have,
+		Quiet:  x.alone,
+		Log:    log,
+	}, nil
+}
 
 // newBooster is the booster of this machine, in whatever layout.
 func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.Driver, lines *series.Store, key []byte, socket string, log *slog.Logger) *booster.Booster {

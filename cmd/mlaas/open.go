@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"syscall"
@@ -67,7 +66,9 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	if err = x.series.Open(); err != nil {
 		return x, err
 	}
-	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
+	if x.executor, err = p.Give.executor(p.Dir, binary, p.Log); err != nil {
+		return x, err
+	}
 	// No other process can use this store: what one alone must do is ours.
 	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
 	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log}
@@ -88,18 +89,6 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	return x, nil
 }
 
-// localExecutor runs replicas on this machine.
-func localExecutor(dir, binary string, have mlaas.Resources, log *slog.Logger) *local.Executor {
-	return &local.Executor{
-		Dir:    filepath.Join(dir, "replicas"),
-		EnvDir: filepath.Join(dir, "env"),
-		Binary: binary,
-		Node:   nodeName(),
-		Total:  have,
-		Log:    log,
-	}
-}
-
 // services are what runs until the platform ends, by name.
 func (x *parts) services() map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
@@ -110,9 +99,9 @@ func (x *parts) services() map[string]func(context.Context) error {
 	}
 }
 
-// public is what is served to people: the API, and the live page over it.
-func (x *parts) public() http.Handler {
-	api, page := x.management.Handler(), http.FileServerFS(web.Files)
+// site is what is served to people: the API, and the live page over it.
+func site(m *management.Management) http.Handler {
+	api, page := m.Handler(), http.FileServerFS(web.Files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/", "/watch.js", "/style.css", "/icon.svg":

@@ -27,18 +27,18 @@ import (
 // A platform is `mlaas up`: the three services in one process, with this
 // machine as the only cluster. The fields are what it was told.
 type platform struct {
-	Dir    string          // the data folder; see ARCHITECTURE.md for what is in it
-	Listen string          // 127.0.0.1:PORT; port 0 picks one
-	Group  bool            // whether commits that wait share a transaction; false is for measuring
-	Have   mlaas.Resources // what this machine gives; a zero field: what it has
-	Linger time.Duration   // how long new connections are taken after the end was asked for
+	Dir    string        // the data folder; see ARCHITECTURE.md for what is in it
+	Listen string        // 127.0.0.1:PORT; port 0 picks one
+	Group  bool          // whether commits that wait share a transaction; false is for measuring
+	Give   share         // what this machine gives
+	Linger time.Duration // how long new connections are taken after the end was asked for
 	Say    func(format string, args ...any)
 	Log    *slog.Logger
 }
 
 func (c *cli) upCommand() *cobra.Command {
 	p := platform{Group: true}
-	var cpu, memory, level string
+	var level string
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Start the platform on this machine",
@@ -56,16 +56,6 @@ commands), and prints a link that lets a browser in once.`,
 			if p.Dir, err = c.folder(); err != nil {
 				return err
 			}
-			if cpu != "" {
-				if p.Have.CPU, err = mlaas.ParseCPU(cpu); err != nil {
-					return err
-				}
-			}
-			if memory != "" {
-				if p.Have.Memory, err = mlaas.ParseBytes(memory); err != nil {
-					return err
-				}
-			}
 			var at slog.Level
 			if err := at.UnmarshalText([]byte(level)); err != nil {
 				return mlaas.Invalid("--log-level", "debug, info, warn or error", level)
@@ -77,8 +67,7 @@ commands), and prints a link that lets a browser in once.`,
 	}
 	f := up.Flags()
 	f.StringVar(&p.Listen, "listen", "127.0.0.1:7480", "address and port to serve on; port 0 picks a free one")
-	f.StringVar(&cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
-	f.StringVar(&memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	p.Give.flags(f)
 	f.DurationVar(&p.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
 	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
@@ -133,7 +122,7 @@ func (p platform) Run(ctx context.Context) error {
 		return err
 	}
 	public := parts.management.Server()
-	public.Handler = parts.public()
+	public.Handler = site(parts.management)
 	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
 
 	all, ctx := errgroup.WithContext(ctx)
@@ -340,17 +329,25 @@ func (c *cli) downCommand() *cobra.Command {
 		Long: `Ends the platform of the data folder, and every replica that it started:
 politely first, so that a program may save its state. Runs that were not over
 are queued again, from their last checkpoint, when the platform is up the next
-time; stop a run with "mlaas job stop" to end it for good.`,
+time; stop a run with "mlaas job stop" to end it for good. Where boosters serve
+the folder, end them first: this ends what they started.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := c.folder()
 			if err != nil {
 				return err
 			}
-			if err := c.endPlatform(cmd.Context(), dir); err != nil {
+			_, served := os.Stat(filepath.Join(dir, "pid"))
+			if _, err := os.Stat(filepath.Join(dir, "replicas")); err != nil || served == nil { // else a booster's, who has no such file
+				if err := c.endPlatform(cmd.Context(), dir); err != nil {
+					return err
+				}
+			}
+			x, err := share{}.executor(dir, "", slog.New(slog.NewTextHandler(c.Err, nil)))
+			if err != nil {
 				return err
 			}
-			n, err := localExecutor(dir, "", mlaas.Resources{}, slog.New(slog.NewTextHandler(c.Err, nil))).Down(cmd.Context(), grace)
+			n, err := x.Down(cmd.Context(), grace)
 			if err != nil {
 				return err
 			}
