@@ -33,12 +33,12 @@ func (p *Platform) several(ctx context.Context) error {
 			return err
 		}
 		for _, kind := range []string{"management", "contractor", "booster"} {
-			port, err := FreePort()
+			host, port, err := machine.address()
 			if err != nil {
 				return err
 			}
-			listen := "127.0.0.1:" + strconv.Itoa(port)
-			command := []string{p.Binary, kind, "--dir", p.Dir, "--listen", listen,
+			listen := host + ":" + port
+			command := []string{p.Binary, kind, "--dir", p.Dir, "--listen", listen, "--plain",
 				"--store", storeURL, "--blob", blobURL, "--key-file", filepath.Join(p.Dir, "key")}
 			if kind == "booster" {
 				command = append(append(command, "--cluster", "local"), p.Args...)
@@ -48,7 +48,7 @@ func (p *Platform) several(ctx context.Context) error {
 				return err
 			}
 			if kind == "management" {
-				p.balancer.Backends = append(p.balancer.Backends, Backend{listen, q.Within})
+				p.balancer.Backends = append(p.balancer.Backends, listen)
 			}
 		}
 	}
