@@ -57,8 +57,8 @@ func (p *Platform) several(ctx context.Context) error {
 	return err
 }
 
-// password is of the store: a server that listens beyond the loopback needs one.
-func (p *Platform) password() (string, error) {
+// Password is of the store: a server that listens beyond the loopback needs one.
+func (p *Platform) Password() (string, error) {
 	path := filepath.Join(p.Dir, "store.password")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -78,7 +78,7 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("layout %s needs redis-server, as in Debian's package of that name: %w", p.Kind, err)
 	}
-	password, err := p.password()
+	password, err := p.Password()
 	if err != nil {
 		return "", err
 	}
@@ -162,10 +162,11 @@ func (p *Platform) s3(ctx context.Context) (string, error) {
 	if dir == "" {
 		dir = filepath.Join(p.Dir, "s3")
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	buckets, attributes := filepath.Join(dir, "buckets"), filepath.Join(dir, "attributes")
+	if err := errors.Join(os.MkdirAll(buckets, 0o700), os.MkdirAll(attributes, 0o700)); err != nil {
 		return "", err
 	}
-	q := p.add("blob", []string{binary, "--port", host + ":" + port, "posix", dir}, machine)
+	q := p.add("blob", []string{binary, "--port", host + ":" + port, "--quiet", "posix", "--sidecar", attributes, buckets}, machine)
 	q.Env = append(q.Env[:len(q.Env):len(q.Env)], "ROOT_ACCESS_KEY=torture", "ROOT_SECRET_KEY=torture-secret")
 	q.Dial = host + ":" + port
 	if err := q.Start(ctx); err != nil {

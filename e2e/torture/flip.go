@@ -15,26 +15,26 @@ import (
 // Flip turns one bit of a file that holds lines, points or bytes, as a disk
 // does that ages. It is done to copies, each started as a platform of its own:
 // what is damaged there must be told, and never be wrong without a word.
-type Flip struct{}
+type Flip struct{ Copies int }
 
-func (Flip) Name() string { return "a bit flipped in a segment or blob" }
+func (*Flip) Name() string { return "a bit flipped in a segment or blob" }
 
-func (Flip) Fits(s *Stage) error { return nil }
+func (*Flip) Fits(*Stage) error { return nil }
 
-func (Flip) Inject(context.Context, *Stage) error { return nil }
+func (*Flip) Inject(context.Context, *Stage) error { return nil }
 
-func (Flip) Heal(context.Context, *Stage) error { return nil }
-
-// flips is how many bits are turned, each in a copy of its own.
-const flips = 4
+func (*Flip) Heal(context.Context, *Stage) error { return nil }
 
 // Afterwards copies the platform as it lies, and damages the copies.
-func (Flip) Afterwards(ctx context.Context, s *Stage, entries []Entry, tally *Tally) (err error) {
+func (f *Flip) Afterwards(ctx context.Context, s *Stage, entries []Entry, tally *Tally) (err error) {
+	if s.Short { // else they are over
+		s.compare(ctx, nil, tally)
+	}
 	for _, p := range s.platform.Processes() {
 		p.Kill()
 	}
 	defer func() { err = errors.Join(err, s.platform.Restart(ctx)) }()
-	for range flips {
+	for range f.Copies {
 		if err := flip(ctx, s, entries, tally); err != nil {
 			return err
 		}
@@ -61,7 +61,8 @@ func flip(ctx context.Context, s *Stage, entries []Entry, tally *Tally) (err err
 			if err != nil || !d.Type().IsRegular() {
 				return err
 			}
-			if info, err := d.Info(); err == nil && info.Size() > 0 && !strings.HasSuffix(path, ".json") {
+			// One that is of what is looked at afterwards.
+			if info, err := d.Info(); err == nil && info.Size() > 0 && info.ModTime().After(s.recent) {
 				files = append(files, path)
 			}
 			return nil
