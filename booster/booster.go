@@ -28,6 +28,7 @@ import (
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/internal/failpoint"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -61,6 +62,9 @@ type Booster struct {
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: silent
+
+	Counts *Counts      // what it did; one may be kept over several boosters. nil: nobody asks
+	Trace  trace.Tracer // nil: nobody watches
 
 	once    sync.Once
 	begun   chan struct{} // closed when Run begins
@@ -100,6 +104,9 @@ func (b *Booster) init() {
 		if b.Log == nil {
 			b.Log = slog.New(slog.DiscardHandler)
 		}
+		if b.Counts == nil {
+			b.Counts = new(Counts)
+		}
 		if b.MaxBlob == 0 {
 			b.MaxBlob = 1 << 40
 		}
@@ -122,12 +129,12 @@ func (b *Booster) Monitor() *Monitor {
 // Run serves until ctx ends. Replicas go on without it.
 func (b *Booster) Run(ctx context.Context) error {
 	b.init()
-	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster(b.Cluster), Log: b.Log}
+	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster(b.Cluster), Log: b.Log, Counts: &b.Counts.Queue, Trace: b.Trace}
 	queue.On(inbox, b.replicasWanted)
 	queue.On(inbox, b.codeReady)
 	queue.On(inbox, b.replicasUnwanted)
 	old := b.oldInbox()
-	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log}
+	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log, Counts: &b.Counts.Notices}
 	queue.On(notices, b.notify)
 
 	work, ctx := errgroup.WithContext(ctx)
@@ -275,6 +282,7 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 					Job:   run.Job, Role: role, Index: i, Cluster: b.Cluster,
 					Status: mlaas.ReplicaCreating, Reason: "asked " + b.Cluster + " for it",
 					Asked: now, History: old.Value.History,
+					Data: old.Value.Data, // what the run had is what it gets again
 				}
 				happened(&r, now, r.Reason)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, old.Rev))
@@ -329,10 +337,12 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	if role == nil {
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
 	} else {
-		err = b.place.Start(ctx, Spec{
+		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
+		err = b.place.Start(within, Spec{
 			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
+		end(err)
 	}
 	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {

@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,9 +27,11 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		}
 		timer.Reset(reconcileEvery)
 		var g errgroup.Group
+		var failed atomic.Bool
 		g.Go(func() error {
 			b.measure(ctx)
 			if err := b.compare(ctx); err != nil && ctx.Err() == nil {
+				failed.Store(true)
 				b.Log.Error("compare the cluster with the records", "cluster", b.Cluster, "error", err)
 			}
 			return nil
@@ -43,6 +46,9 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		}
 		if err := g.Wait(); err != nil {
 			return err
+		}
+		if !failed.Load() {
+			b.Counts.Reconciled.Set(time.Now())
 		}
 	}
 }

@@ -22,6 +22,8 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
@@ -36,6 +38,18 @@ type Contractor struct {
 	Member *lease.Member    // of this process, which runs it
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: nobody listens
+
+	Counts *Counts      // what it did; nil: nobody asks
+	Trace  trace.Tracer // nil: nobody watches
+
+	uncounted Counts // where nobody asks
+}
+
+// Counts are what a contractor did.
+type Counts struct {
+	Queue      queue.Counts
+	Conflicts  meter.Counter // another commit was faster, and it decided anew
+	Reconciled meter.Moment  // when it looked at every live run; only who holds the lease does
 }
 
 const (
@@ -59,6 +73,13 @@ const (
 	tries = 10
 )
 
+func (c *Contractor) counts() *Counts {
+	if c.Counts != nil {
+		return c.Counts
+	}
+	return &c.uncounted
+}
+
 func (c *Contractor) now() time.Time {
 	if c.Now != nil {
 		return c.Now()
@@ -75,7 +96,7 @@ func (c *Contractor) log() *slog.Logger {
 
 // Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
-	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log()}
+	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.counts().Queue, Trace: c.Trace}
 	queue.On(in, c.runAsked)
 	queue.On(in, c.stopAsked)
 	queue.On(in, c.replicaChanged)
@@ -93,7 +114,7 @@ func (c *Contractor) Run(ctx context.Context) error {
 // keep is the work of the one contractor that holds the lease. What it commits
 // checks that it still does.
 func (c *Contractor) keep(ctx context.Context, t *lease.Tenure) error {
-	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log}
+	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log, Counts: c.counts(), Trace: c.Trace}
 	k := &keeper{c: holder, next: map[key]time.Time{}}
 	k.run(ctx)
 	return ctx.Err()
@@ -173,7 +194,9 @@ func (k *keeper) run(ctx context.Context) {
 		case <-deadline.C:
 			admit = k.due(ctx)
 		case <-regular.C:
-			if err := k.all(ctx); err != nil && ctx.Err() == nil {
+			if err := k.all(ctx); err == nil {
+				k.c.counts().Reconciled.Set(time.Now())
+			} else if ctx.Err() == nil {
 				k.c.log().Error("look at every run", "error", err)
 			}
 			regular.Reset(lookAgain)
@@ -323,6 +346,7 @@ func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, err
 		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
 			return err
 		}
+		c.counts().Conflicts.Inc()
 	}
 }
 
@@ -403,5 +427,5 @@ func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) erro
 
 // moved logs a step of a run.
 func (c *Contractor) moved(run mlaas.Run, r jobengine.Rule, why string) {
-	c.log().Info("run", "id", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
+	c.log().Info("a run moved", "run", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
 }

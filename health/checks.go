@@ -25,8 +25,9 @@ const (
 	// stuck is how old it may be before who should handle it counts as unable
 	// to. One that is tried again and parked is gone by then.
 	stuck = time.Minute
-	// forgotten is how old the probe of a process is that will not come back.
-	forgotten = time.Hour
+	// forgotten is how old the probe of a process is that has gone, or is not
+	// asked: it has nothing in its inbox but what it did not live to hear.
+	forgotten = 30 * time.Second
 )
 
 // A probe is the record that a process writes to see that it can, and the
@@ -54,9 +55,9 @@ func (p probe) Key() string { return "" }
 
 // Store writes a small record, durably, and a message in the same commit, to
 // an inbox that nobody else hears, and waits until it has come round. process
-// names this one among all that use the store; it is the same after a restart.
+// names this one among all that use the store.
 func Store(db store.Driver, process string) Check {
-	tidied := false
+	var tidied time.Time
 	return Check{Name: "store", Do: func(ctx context.Context) (string, error) {
 		began := time.Now()
 		p := probe{Process: process, Nonce: mlaas.NewID(began), Time: began.UTC()}
@@ -77,11 +78,11 @@ func Store(db store.Driver, process string) Check {
 		if err := hear(ctx, db, p); err != nil {
 			return "", fmt.Errorf("a message does not come round: %w", err)
 		}
-		if !tidied {
-			if err := tidy(ctx, db, began); err != nil {
+		if began.Sub(tidied) >= forgotten {
+			if err := tidy(ctx, db, process, began); err != nil {
 				return "", err
 			}
-			tidied = true
+			tidied = began
 		}
 		return fmt.Sprintf("a record was written in %s, a message came round in %s", short(wrote), short(time.Since(began)-wrote)), nil
 	}}
@@ -107,13 +108,13 @@ func hear(ctx context.Context, db store.Driver, p probe) error {
 
 // tidy takes away what processes left that will not come back: their messages
 // would look like messages that nobody handles.
-func tidy(ctx context.Context, db store.Driver, now time.Time) error {
+func tidy(ctx context.Context, db store.Driver, self string, now time.Time) error {
 	all, err := probes(db).All(ctx, store.Query{})
 	if err != nil {
 		return err
 	}
 	for _, f := range all {
-		if now.Sub(f.Value.Time) < forgotten {
+		if f.Value.Process == self || now.Sub(f.Value.Time) < forgotten {
 			continue
 		}
 		moment, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
@@ -192,7 +193,7 @@ const (
 // Disk looks at the room that is left where folder is.
 func Disk(folder string) Check {
 	return Check{Name: "disk", Do: func(context.Context) (string, error) {
-		free, total, err := room(folder)
+		free, total, err := Room(folder)
 		if err != nil {
 			return "", err
 		}

@@ -144,7 +144,7 @@ func TestStore(t *testing.T) {
 	}
 	left("me", time.Second)
 	left("dead", 2*time.Hour)
-	left("alive", time.Minute)
+	left("alive", 10*time.Second)
 	c := Store(db, "me")
 	for range 3 {
 		if says, err := c.Do(ctx); err != nil || !strings.Contains(says, "came round") {

@@ -9,8 +9,8 @@ import (
 	"mlaas.dev/mlaas"
 )
 
-// room is what is free for us on the disk of a folder, and how large it is.
-func room(folder string) (free, total mlaas.Bytes, err error) {
+// Room is what is free for us on the disk of a folder, and how large it is.
+func Room(folder string) (free, total mlaas.Bytes, err error) {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(folder, &disk); err != nil {
 		return 0, 0, fmt.Errorf("%s: %w", folder, err)

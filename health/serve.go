@@ -26,7 +26,7 @@ import (
 // What is left after Within is cut off.
 type Server struct {
 	HTTP     *http.Server
-	Listener net.Listener              // of Listen
+	Listener net.Listener              // of Listen, or Over one of it
 	Health   *Prober                   // nil: nobody is told
 	Leave    func(ctx context.Context) // nil: nothing runs for ever
 	Linger   time.Duration             // as long as a load balancer needs to see that we are unready
@@ -46,6 +46,15 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
 	return c.Listen(ctx, "tcp", address)
+}
+
+// Over is a listener over another one of Listen, such as one of TLS, for
+// [Server] to refuse on the one below.
+func Over(below, above net.Listener) net.Listener { return over{above, below} }
+
+type over struct {
+	net.Listener
+	below net.Listener
 }
 
 // standing is where a connection stands, and since when.
@@ -95,7 +104,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(s.Within, 15*time.Second))
 	defer cancel()
-	if err := refuse(ctx, s.Listener); err != nil {
+	below := s.Listener
+	if o, ok := below.(over); ok {
+		below = o.below
+	}
+	if err := refuse(ctx, below); err != nil {
 		log.Debug("who dials at this moment may be cut off", "error", err)
 	}
 	s.Listener.Close()

@@ -24,6 +24,8 @@ import (
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -51,6 +53,10 @@ type Management struct {
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
+
+	Counts  Counts       // what it did
+	Metrics http.Handler // answers /metrics; nil: there are none
+	Trace   trace.Tracer // nil: nobody watches
 
 	once      sync.Once
 	ready     *health.Prober
@@ -136,6 +142,27 @@ func narrow(ctx context.Context) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
 	}
+}
+
+// Counts are what management did.
+type Counts struct {
+	Requests  meter.Histograms[Request] // until the answer began
+	Conflicts meter.Counter             // another commit was faster, and a handler was called again
+	Dropped   meter.Counter             // live streams whose client took nothing for too long
+}
+
+// A Request is what requests are told apart by: the pattern of the route, not
+// the path.
+type Request struct {
+	Route  string // "GET /api/job/{id}"
+	Status int
+}
+
+// Streams is how many live streams are open, and logs followed.
+func (m *Management) Streams() int {
+	m.streams.mu.Lock()
+	defer m.streams.mu.Unlock()
+	return len(m.streams.open)
 }
 
 // Leave tells those who follow a log or a stream to come again: somebody else

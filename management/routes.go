@@ -76,6 +76,7 @@ func (m *Management) routes() []route {
 		{"GET /login", "login", "Let a browser in by the link that mlaas up printed", auth.Public, raw(200, "text/html", m.login)},
 
 		{"GET /livez", "livez", "Ask whether the process lives", auth.Public, reads(200, m.livez)},
+		{"GET /metrics", "metrics", "Read what this process counts, as Prometheus does", auth.Admin, raw(200, "text/plain", m.metrics)},
 		{"GET /readyz", "readyz", "Ask whether requests can be served; with a token, how each check went", auth.Public, raw(200, "application/json", m.readyz).gives(new(health.Answer)).or(503)},
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},

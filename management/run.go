@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -43,6 +44,7 @@ func (m *Management) startRun(ctx context.Context, in *startRunIn) (*Answer[RunV
 	if err != nil {
 		return nil, none, err
 	}
+	run.Trace = trace.Of(ctx)
 	b := store.Batch{
 		Put:  []store.Row{putJob(m.DB, &j), store.Runs(m.DB).Put(run, 0)},
 		Tell: tells(mlaas.RunAsked{Tenant: run.Tenant, Run: run.ID}),

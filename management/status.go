@@ -164,6 +164,16 @@ func (m *Management) livez(context.Context, *noIn) (*Answer[health.Answer], erro
 	return &Answer[health.Answer]{Body: health.Answer{Status: "ok"}}, nil
 }
 
+// metrics answers a scrape. It takes the token of one who runs the platform:
+// what is counted tells of every team.
+func (m *Management) metrics(w http.ResponseWriter, r *http.Request, _ *noIn) error {
+	if m.Metrics == nil {
+		return fmt.Errorf("nothing is counted here: %w", mlaas.ErrNotFound)
+	}
+	m.Metrics.ServeHTTP(w, r)
+	return nil
+}
+
 // readyz tells anybody whether the process is ready, and those who are known
 // why it is not.
 func (m *Management) readyz(w http.ResponseWriter, r *http.Request, _ *noIn) error {

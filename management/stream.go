@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"reflect"
 	"regexp"
 	"strings"
@@ -390,6 +391,9 @@ func (s *streamer) send(e StreamEvent) {
 // put writes; the caller holds mu.
 func (s *streamer) put(data []byte) {
 	if err := s.write(data); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+			s.m.Counts.Dropped.Inc()
+		}
 		s.stop()
 		return
 	}

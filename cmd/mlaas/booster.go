@@ -54,7 +54,9 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 		return err
 	}
 	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
-	m := &machine{service: s, give: give, db: db, blobs: blobs, shards: &shards{}}
+	m := &machine{service: s, give: give, db: db, blobs: blobs, shards: &shards{}, counts: new(booster.Counts)}
+	s.metrics.Store(db)
+	showBooster(s.metrics, localCluster, m.counts)
 	if m.binary, err = os.Executable(); err != nil {
 		return err
 	}
@@ -84,6 +86,7 @@ type machine struct {
 	shards *shards
 	fleet  *booster.Fleet
 	binary string
+	counts *booster.Counts // over all tenures
 }
 
 // serve is one tenure.
@@ -101,6 +104,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 	}
 	defer lines.Close()
 	b := newBooster(localCluster, x, db, m.blobs, lines, m.secret, filepath.Join(m.Dir, "door", "door.sock"), log)
+	b.Counts, b.Trace = m.counts, m.tracer
 	door, err := openDoor(m.Dir)
 	if err != nil {
 		return err

@@ -30,7 +30,9 @@ func runContractor(ctx context.Context, s *service) error {
 		return err
 	}
 	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
-	x := &contractor.Contractor{DB: db, Member: s.member, Log: s.Log}
+	x := &contractor.Contractor{DB: db, Member: s.member, Log: s.Log, Trace: s.tracer, Counts: new(contractor.Counts)}
+	s.metrics.Store(db)
+	showContractor(s.metrics, x.Counts)
 	s.prober(health.Store(db, s.ID), health.Messages(db, true))
 	server := &http.Server{Handler: s.internalAPI(nil), ReadHeaderTimeout: 10 * time.Second}
 	return s.serve(ctx, l, server, nil, nil, map[string]func(context.Context) error{"contractor": x.Run})

@@ -131,7 +131,7 @@ func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID)
 		}
 		n := len(state.Attempts)
 		if n == 0 {
-			return "", nil // it has said nothing yet
+			return "", fmt.Errorf("run %s has said nothing yet: %w", run, mlaas.ErrNotFound)
 		}
 		cluster := state.Attempts[n-1].Cluster
 		l, _, err := store.Leases(db).Get(ctx, "", store.ClusterLease(cluster))

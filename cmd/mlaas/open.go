@@ -16,8 +16,11 @@ import (
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
 	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
+	"mlaas.dev/mlaas/observe"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -36,13 +39,14 @@ type parts struct {
 	contractor *contractor.Contractor
 	booster    *booster.Booster
 	monitor    *booster.Monitor
+	metrics    *observe.Metrics
 }
 
 // localCluster is the name of this machine among the clusters.
 const localCluster = "local"
 
 // open makes the parts, each over the ones before it.
-func (p platform) open(ctx context.Context, key []byte, token, binary string) (x *parts, err error) {
+func (p platform) open(ctx context.Context, key []byte, token, binary string, tracer trace.Tracer) (x *parts, err error) {
 	x = new(parts)
 	defer func() {
 		if err != nil {
@@ -50,7 +54,8 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 			x = nil
 		}
 	}()
-	options := sqlitestore.Options{Log: p.Log}
+	synced := new(meter.Histogram)
+	options := sqlitestore.Options{Log: p.Log, Synced: synced}
 	if !p.Group {
 		options.Group = 1
 	}
@@ -74,14 +79,15 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	}
 	// No other process can use this store: what one alone must do is ours.
 	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
-	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log}
+	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer, Counts: new(contractor.Counts)}
 	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
+	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
 		Health: &health.Prober{Checks: []health.Check{
 			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
 		}},
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
@@ -89,6 +95,13 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
 	}
+	x.metrics = observe.NewMetrics(release())
+	x.metrics.Store(x.db)
+	showSyncs(x.metrics, synced)
+	showManagement(x.metrics, x.management)
+	showContractor(x.metrics, x.contractor.Counts)
+	showBooster(x.metrics, localCluster, x.booster.Counts)
+	x.management.Metrics = x.metrics.Handler()
 	return x, nil
 }
 

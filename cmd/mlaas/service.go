@@ -5,7 +5,9 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,7 +24,9 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
+	"mlaas.dev/mlaas/observe"
 )
 
 // A service is one process of the production layout: management, contractor or
@@ -40,6 +44,7 @@ type service struct {
 	CA        string // of the other services' certificates; empty: the system's
 	Plain     bool   // no TLS although others reach it
 	Level     string
+	Format    string // of the log
 
 	Say func(format string, args ...any)
 	Log *slog.Logger
@@ -47,9 +52,12 @@ type service struct {
 
 	Linger time.Duration
 
-	secret []byte // of KeyFile
-	member *lease.Member
-	health *health.Prober
+	secret  []byte // of KeyFile
+	owner   string // the owner's token, where this process may know it; empty: it may not
+	member  *lease.Member
+	health  *health.Prober
+	metrics *observe.Metrics
+	tracer  trace.Tracer // nil: nobody watches
 }
 
 // command makes the command that runs s; run does what is its own.
@@ -69,6 +77,12 @@ number of each may run, on one machine or many, and any may die at any time.
 			if err := s.complete(c); err != nil {
 				return err
 			}
+			tracer, stop, err := observe.NewTracer(cmd.Context(), "mlaas-"+name, release(), c.Env)
+			if err != nil {
+				return err
+			}
+			defer stopTracer(stop, s.Log)
+			s.tracer, s.metrics = tracer, observe.NewMetrics(release())
 			return run(cmd.Context(), s)
 		},
 	}
@@ -84,6 +98,7 @@ number of each may run, on one machine or many, and any may die at any time.
 	f.BoolVar(&s.Plain, "plain", false, "serve without TLS although others reach the address: where a proxy or the network does it")
 	f.DurationVar(&s.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&s.Level, "log-level", "info", "what is logged: debug, info, warn or error")
+	f.StringVar(&s.Format, "log-format", "text", "how it is logged: text or json")
 	if extra != nil {
 		extra(cmd)
 	}
@@ -123,14 +138,17 @@ func (s *service) complete(c *cli) (err error) {
 			return mlaas.Invalid("--advertise", "a URL such as https://10.0.0.7:7481", s.Advertise)
 		}
 	}
-	var at slog.Level
-	if err := at.UnmarshalText([]byte(s.Level)); err != nil {
-		return mlaas.Invalid("--log-level", "debug, info, warn or error", s.Level)
+	log, err := c.logger(s.Level, s.Format)
+	if err != nil {
+		return err
 	}
 	s.ID = s.Name + "-" + mlaas.NewID(time.Now())
-	s.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: at})).With("service", s.Name)
+	s.Log = log.With("service", s.Name)
 	s.Say = func(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
 	if err := os.MkdirAll(s.Dir, 0o711); err != nil {
+		return err
+	}
+	if s.owner, err = readLine(first(c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token"))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	s.secret, err = secret(first(s.KeyFile, filepath.Join(s.Dir, "key")), 32)
@@ -151,7 +169,7 @@ func (s *service) listener() (net.Listener, error) {
 			l.Close()
 			return nil, mlaas.Invalid("--tls-cert", "a certificate and its key in PEM: "+err.Error(), s.Cert)
 		}
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+		l = health.Over(l, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}))
 	}
 	if s.Advertise == "" {
 		s.Advertise = scheme + l.Addr().String()
@@ -198,6 +216,13 @@ func (s *service) trusts(r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+auth.ServiceToken(s.secret))) == 1
 }
 
+// known reports whether another service asks, or the owner: Prometheus has the
+// owner's token.
+func (s *service) known(r *http.Request) bool {
+	owner := s.owner != "" && subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+s.owner)) == 1
+	return owner || s.trusts(r)
+}
+
 // trusted lets only the other services through.
 func (s *service) trusted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -216,11 +241,21 @@ func (s *service) prober(checks ...health.Check) *health.Prober {
 }
 
 // internalAPI is what a service without a public one serves: whether it lives
-// and is ready, to anybody, and h below /internal/ to the other services.
+// and is ready, to anybody; what it counts, to the owner; and h below /internal/ to the other services.
 func (s *service) internalAPI(h http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.Handle("GET /readyz", s.health.Handler(s.trusts))
+	probes := s.health.Handler(s.known)
+	mux.Handle("GET /livez", probes)
+	mux.Handle("GET /readyz", probes)
+	metrics := s.metrics.Handler()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if !s.known(r) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "what is counted takes the owner's token", http.StatusUnauthorized)
+			return
+		}
+		metrics.ServeHTTP(w, r)
+	})
 	if h != nil {
 		mux.Handle("/internal/", s.trusted(h))
 	}

@@ -22,6 +22,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/observe"
 )
 
 // A platform is `mlaas up`: the three services in one process, with this
@@ -32,13 +33,14 @@ type platform struct {
 	Group  bool          // whether commits that wait share a transaction; false is for measuring
 	Give   share         // what this machine gives
 	Linger time.Duration // how long new connections are taken after the end was asked for
+	Env    func(string) string
 	Say    func(format string, args ...any)
 	Log    *slog.Logger
 }
 
 func (c *cli) upCommand() *cobra.Command {
 	p := platform{Group: true}
-	var level string
+	var level, format string
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Start the platform on this machine",
@@ -56,11 +58,10 @@ commands), and prints a link that lets a browser in once.`,
 			if p.Dir, err = c.folder(); err != nil {
 				return err
 			}
-			var at slog.Level
-			if err := at.UnmarshalText([]byte(level)); err != nil {
-				return mlaas.Invalid("--log-level", "debug, info, warn or error", level)
+			if p.Log, err = c.logger(level, format); err != nil {
+				return err
 			}
-			p.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: at}))
+			p.Env = c.Env
 			p.Say = func(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
 			return p.Run(cmd.Context())
 		},
@@ -70,10 +71,14 @@ commands), and prints a link that lets a browser in once.`,
 	p.Give.flags(f)
 	f.DurationVar(&p.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
+	f.StringVar(&format, "log-format", "text", "how it is logged: text or json")
 	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
 	f.Lookup("group-commits").Hidden = true
 	return up
 }
+
+// flushWithin is how long the last traces may take.
+const flushWithin = 2 * time.Second
 
 // Run serves until ctx ends. Replicas stay.
 func (p platform) Run(ctx context.Context) error {
@@ -105,7 +110,12 @@ func (p platform) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := p.open(ctx, key, hex.EncodeToString(token), binary)
+	tracer, stop, err := observe.NewTracer(ctx, "mlaas", release(), p.Env)
+	if err != nil {
+		return err
+	}
+	defer stopTracer(stop, p.Log)
+	parts, err := p.open(ctx, key, hex.EncodeToString(token), binary, tracer)
 	if err != nil {
 		return err
 	}

@@ -130,6 +130,36 @@ func (c *Check) all(ctx context.Context, entries []Entry) {
 	all.Wait()
 }
 
+// readPatience is how long reading may be put off when nothing is wrong any
+// more: who took the place of one that was killed may have only begun.
+const readPatience = 40 * time.Second
+
+// do asks, and again while the answer is "not now".
+func (c *Check) do(ctx context.Context, ask Ask) (Got, error) {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	for {
+		got, err := c.api.do(ctx, ask)
+		r, refused := errors.AsType[*Refused](err)
+		if err == nil || !later(err) || c.damaged && !(refused && r.Status == http.StatusServiceUnavailable) {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Check) get(ctx context.Context, path string, out any) error {
+	got, err := c.do(ctx, Ask{Method: "GET", Path: path})
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(got.Body, out)
+}
+
 // told reports whether an error says of itself that something is wrong there: a
 // status of 500 or more, or an answer that was broken off.
 func told(err error) bool {
@@ -139,7 +169,7 @@ func told(err error) bool {
 
 // names looks for two jobs of one name, and for messages that were given up.
 func (c *Check) names(ctx context.Context) {
-	jobs, err := list[struct{ ID, Name string }](ctx, c.api, "/api/job")
+	jobs, err := list[struct{ ID, Name string }](ctx, c, "/api/job")
 	if err != nil {
 		c.tally.illegal("the jobs cannot be listed: %v", err)
 		return
@@ -152,7 +182,7 @@ func (c *Check) names(ctx context.Context) {
 		seen[j.Name] = j.ID
 	}
 	var parked page[json.RawMessage]
-	if err := c.api.get(ctx, "/api/message", &parked); err != nil {
+	if err := c.get(ctx, "/api/message", &parked); err != nil {
 		c.tally.illegal("the messages that were given up cannot be listed: %v", err)
 	}
 	for _, m := range parked.Items {
@@ -162,7 +192,7 @@ func (c *Check) names(ctx context.Context) {
 
 func (c *Check) job(ctx context.Context, e Entry) (bool, error) {
 	var j struct{ ID, Name string }
-	err := c.api.get(ctx, "/api/job/"+e.ID, &j)
+	err := c.get(ctx, "/api/job/"+e.ID, &j)
 	if err == nil && j.Name != e.Name {
 		err = fmt.Errorf("it is called %s, and was %s", j.Name, e.Name)
 	}
@@ -170,7 +200,7 @@ func (c *Check) job(ctx context.Context, e Entry) (bool, error) {
 }
 
 func (c *Check) version(ctx context.Context, e Entry, want int) (bool, error) {
-	all, err := list[struct{ ID string }](ctx, c.api, "/api/job/"+e.Job+"/code")
+	all, err := list[struct{ ID string }](ctx, c, "/api/job/"+e.Job+"/code")
 	if err != nil {
 		return false, err
 	}
@@ -182,7 +212,7 @@ func (c *Check) version(ctx context.Context, e Entry, want int) (bool, error) {
 
 // bytes compares what is there with what was sent.
 func (c *Check) bytes(ctx context.Context, path, digest string) (bool, error) {
-	got, err := c.api.do(ctx, Ask{Method: "GET", Path: path})
+	got, err := c.do(ctx, Ask{Method: "GET", Path: path})
 	if err == nil && sum(got.Body) != digest {
 		err = fmt.Errorf("%d bytes with another digest came", len(got.Body))
 	}
@@ -190,7 +220,7 @@ func (c *Check) bytes(ctx context.Context, path, digest string) (bool, error) {
 }
 
 func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
-	all, err := list[struct{ Version int }](ctx, c.api, "/api/dataset/"+e.Name)
+	all, err := list[struct{ Version int }](ctx, c, "/api/dataset/"+e.Name)
 	if err != nil {
 		return false, err
 	}
@@ -198,7 +228,7 @@ func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
 		c.tally.duplicated("dataset %s has %d versions for one key", e.Name, len(all))
 	}
 	var d struct{ Members []mlaas.File }
-	if err := c.api.get(ctx, "/api/dataset/"+e.Name+"/"+e.ID, &d); err != nil {
+	if err := c.get(ctx, "/api/dataset/"+e.Name+"/"+e.ID, &d); err != nil {
 		return false, err
 	}
 	if len(d.Members) != 1 || string(d.Members[0].Digest) != "sha256:"+e.Digest {
@@ -209,7 +239,7 @@ func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
 
 func (c *Check) stop(ctx context.Context, e Entry) (bool, error) {
 	var r run
-	if err := c.api.get(ctx, "/api/run/"+e.ID, &r); err != nil {
+	if err := c.get(ctx, "/api/run/"+e.ID, &r); err != nil {
 		return false, err
 	}
 	if r.Status.State != "stopped" {
@@ -219,7 +249,7 @@ func (c *Check) stop(ctx context.Context, e Entry) (bool, error) {
 }
 
 func (c *Check) register(ctx context.Context, e, last Entry) (bool, error) {
-	got, err := c.api.do(ctx, Ask{Method: "GET", Path: "/api/job/" + e.ID})
+	got, err := c.do(ctx, Ask{Method: "GET", Path: "/api/job/" + e.ID})
 	if err != nil {
 		return false, err
 	}
@@ -236,7 +266,7 @@ func (c *Check) register(ctx context.Context, e, last Entry) (bool, error) {
 }
 
 func (c *Check) seen(ctx context.Context, e Entry) (bool, error) {
-	n, digest, err := readPrefix(ctx, c.api, e.ID, e.Lines)
+	n, digest, err := readPrefix(ctx, c, e.ID, e.Lines)
 	switch {
 	case err != nil:
 		return false, err
@@ -251,7 +281,7 @@ func (c *Check) seen(ctx context.Context, e Entry) (bool, error) {
 // run compares a run with what its program does. One that was stopped may lack
 // its end.
 func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
-	runs, err := list[run](ctx, c.api, "/api/job/"+e.Job+"/run")
+	runs, err := list[run](ctx, c, "/api/job/"+e.Job+"/run")
 	if err != nil {
 		return false, err
 	}
@@ -266,7 +296,7 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 		c.tally.illegal("run %s %s: %s", e.ID, s.State, s.Reason)
 	}
 	var checkpoints page[struct{ Step, Epoch int }]
-	if err := c.api.get(ctx, "/api/run/"+e.ID+"/checkpoint", &checkpoints); err != nil {
+	if err := c.get(ctx, "/api/run/"+e.ID+"/checkpoint", &checkpoints); err != nil {
 		return false, err
 	}
 	missing, err := c.lines(ctx, e, stopped, checkpoints.Items)
@@ -307,7 +337,7 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 // dropped reports whether a run says that lines or points of it found no room
 // and are not there: its program is never held up for them.
 func (c *Check) dropped(ctx context.Context, run string) (said bool, err error) {
-	err = c.api.lines(ctx, "/api/run/"+run+"/log?limit=10000", func(text []byte) error {
+	err = lines(ctx, c, "/api/run/"+run+"/log?limit=10000", func(text []byte) error {
 		var l logLine
 		err := json.Unmarshal(text, &l)
 		said = said || l.Stream == "platform" && strings.Contains(l.Line, "dropped")
@@ -315,7 +345,7 @@ func (c *Check) dropped(ctx context.Context, run string) (said bool, err error) 
 	})
 	var replicas page[struct{ Usage struct{ Dropped int } }]
 	if err == nil && !said {
-		err = c.api.get(ctx, "/api/run/"+run+"/node", &replicas)
+		err = c.get(ctx, "/api/run/"+run+"/node", &replicas)
 	}
 	for _, r := range replicas.Items {
 		said = said || r.Usage.Dropped > 0
@@ -329,7 +359,7 @@ func (c *Check) dropped(ctx context.Context, run string) (said bool, err error) 
 func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []struct{ Step, Epoch int }) (missing []string, err error) {
 	lost := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
 	next, cursor, last := map[int]int{}, int64(0), 0
-	err = c.api.lines(ctx, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
+	err = lines(ctx, c, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
 		var l logLine
 		if err := json.Unmarshal(text, &l); err != nil {
 			return err
@@ -385,7 +415,7 @@ func (c *Check) points(ctx context.Context, e Entry) (missing []string, err erro
 		Key    string
 		Points [][]any
 	}]
-	err = c.api.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
+	err = c.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
 	if r, refused := errors.AsType[*Refused](err); refused && r.Status == http.StatusNotFound {
 		return []string{"the curve of run " + e.ID}, nil
 	}
