@@ -103,6 +103,9 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		}
 		command := append([]string{binary, "--port", port, "--bind", host, "--dir", dir, "--requirepass", password, "--masterauth", password,
 			"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"}, more...)
+		if p.Failover { // one that was cut off must not go on alone; and a replica that comes is not kept waiting
+			command = append(command, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
+		}
 		q := p.add(name, command, machine)
 		q.Dial = host + ":" + port
 		return q.Dial, q, q.Start(ctx)
