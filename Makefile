@@ -8,8 +8,9 @@ PYTHON  ?= python3
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
+MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit python e2e e2e-layouts torture torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -60,10 +61,20 @@ python: bin/pytest/.done ## tests of the Python package
 e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
-torture-short: ## kill -9 at every commit and acknowledgement, then count what was lost
-	@mkdir -p bin
+e2e-layouts: build bin/versitygw ## the same scripts in every layout, over a real Redis and a real S3 server
+	@for layout in one three two-of-each; do echo "MLAAS_LAYOUT=$$layout"; \
+	  MLAAS_LAYOUT=$$layout MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e || exit 1; done
+
+bin/torture: build bin/versitygw
 	$(GO) build -tags failpoints -trimpath -o bin/mlaas-failpoints ./cmd/mlaas
-	$(GO) run ./e2e/torture -bin bin/mlaas-failpoints -short
+	$(GO) build -o bin/torture ./e2e/torture
+
+.PHONY: bin/torture
+torture: bin/torture ## break the platform in every way for MINUTES, in every layout, and count what was lost
+	bin/torture -minutes $(MINUTES)
+
+torture-short: bin/torture ## the same, each fault once: 10 minutes
+	bin/torture -short
 
 cross: ## the binary for linux and darwin, amd64 and arm64
 	@for os in linux darwin; do for arch in amd64 arm64; do \

@@ -26,7 +26,8 @@ import (
 // Changed never wakes anybody.
 type Remote struct {
 	// Find says where the [Handler] is that serves a run, such as
-	// "http://10.0.0.7:7070"; empty: nobody does now.
+	// "http://10.0.0.7:7070"; empty: nobody does now. It is mlaas.ErrNotFound
+	// where nobody ever did, as the run has said nothing yet.
 	Find func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (url string, err error)
 
 	Client *http.Client // nil: http.DefaultClient
@@ -61,6 +62,9 @@ func answer[T any](ctx context.Context, r *Remote, k key, method, what string, q
 		return out, err
 	}
 	at, err := r.Find(ctx, k.tenant, k.run)
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return out, nil
+	}
 	if err != nil {
 		return out, fmt.Errorf("find who serves run %s: %w", k.run, err)
 	}
@@ -339,6 +343,9 @@ func (r *Remote) attend(ctx context.Context, w *distant) {
 // whether that began at all.
 func (r *Remote) listen(ctx context.Context, w *distant) (heard bool, err error) {
 	at, err := r.Find(ctx, w.key.tenant, w.key.run)
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return false, nil
+	}
 	if err != nil || at == "" {
 		return false, err
 	}

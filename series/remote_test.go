@@ -135,6 +135,24 @@ func TestRemoteFails(t *testing.T) {
 	}
 }
 
+// Of a run that nobody ever served there is nothing to read, and that is no
+// failure: it may have been stopped before it began.
+func TestRemoteSilent(t *testing.T) {
+	find := func(url string, err error) *series.Remote {
+		return &series.Remote{Find: func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) { return url, err }}
+	}
+	silent := find("", fmt.Errorf("it has said nothing: %w", mlaas.ErrNotFound))
+	if lines, err := silent.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); len(lines) > 0 || err != nil {
+		t.Errorf("lines: %v, %v", lines, err)
+	}
+	if keys, err := silent.Keys(t.Context(), tenant, "run"); len(keys) > 0 || err != nil {
+		t.Errorf("keys: %v, %v", keys, err)
+	}
+	if _, err := find("", nil).Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("one that somebody served, and nobody does now: %v", err)
+	}
+}
+
 // A watch wakes for each change, goes on where the run is served next, and is
 // closed when nobody waits any more.
 func TestRemoteChanged(t *testing.T) {

@@ -272,7 +272,12 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 	}
 	defer p.tracker.close()
 	p.killed = s.oomKills()
-	cmd, out, err := p.start()
+	var cmd func() (syscall.WaitStatus, error)
+	var out func()
+	err := s.roomily(ctx, func() (err error) {
+		cmd, out, err = p.start()
+		return err
+	})
 	if err != nil {
 		return failed("the program could not be started: %v", err)
 	}
@@ -480,7 +485,11 @@ func (p *program) start() (wait func() (syscall.WaitStatus, error), rest func(),
 		if text := <-why; text != "" {
 			<-ended
 			readers.Wait()
-			return nil, nil, errors.New(text)
+			err := errors.New(text)
+			if strings.HasSuffix(text, syscall.ENOSPC.Error()) { // of another process: its words are all there is
+				err = fmt.Errorf("%s%w", strings.TrimSuffix(text, syscall.ENOSPC.Error()), syscall.ENOSPC)
+			}
+			return nil, nil, err
 		}
 	}
 	wait = func() (syscall.WaitStatus, error) {

@@ -193,7 +193,6 @@ func TestSpoolIsBounded(t *testing.T) {
 	}
 }
 
-// A door that knows more than the spool is believed.
 // Syncing covers every part, and minds none that went meanwhile.
 func TestSpoolSync(t *testing.T) {
 	s, err := openSpool[string](t.TempDir(), "log", 1<<40)
@@ -226,6 +225,7 @@ func TestSpoolSync(t *testing.T) {
 	}
 }
 
+// A door that knows more than the spool is believed.
 func TestSpoolGap(t *testing.T) {
 	s, err := openSpool[mlaas.LogLine](t.TempDir(), "log", 1<<20)
 	if err != nil {

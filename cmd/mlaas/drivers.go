@@ -16,6 +16,7 @@ import (
 	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/blob/s3"
 	"mlaas.dev/mlaas/lease"
+	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/redisstore"
@@ -29,7 +30,11 @@ func openStore(ctx context.Context, at string, log *slog.Logger) (store.Driver, 
 	}
 	switch u.Scheme {
 	case "redis", "rediss", "redis+unix", "unix", "redis+sentinel", "rediss+sentinel":
-		return redisstore.Open(ctx, at, redisstore.Options{Log: log})
+		db, err := redisstore.Open(ctx, at, redisstore.Options{Log: log})
+		if err != nil {
+			return nil, err
+		}
+		return queue.Unruly(db), nil
 	}
 	return nil, mlaas.Invalid("--store", "a URL that begins with redis://, rediss:// or redis+sentinel://", u.Scheme+"://...")
 }
@@ -153,7 +158,7 @@ func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID)
 		}
 		n := len(state.Attempts)
 		if n == 0 {
-			return "", nil // it has said nothing yet
+			return "", fmt.Errorf("run %s has said nothing yet: %w", run, mlaas.ErrNotFound)
 		}
 		return shardURL(ctx, db, state.Attempts[n-1].Cluster)
 	}

@@ -21,6 +21,7 @@ import (
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
 	"mlaas.dev/mlaas/observe"
+	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/sqlitestore"
@@ -30,7 +31,7 @@ import (
 
 // parts are what a platform on one machine is made of.
 type parts struct {
-	db         *sqlitestore.Store
+	db         store.Driver
 	blob       *files.Files
 	series     *series.Store
 	executor   *local.Executor
@@ -58,9 +59,11 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	if !p.Group {
 		options.Group = 1
 	}
-	if x.db, err = sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options); err != nil {
+	db, err := sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options)
+	if err != nil {
 		return x, err
 	}
+	x.db = queue.Unruly(db)
 	if err = store.Admit(ctx, x.db); err != nil {
 		return x, err
 	}

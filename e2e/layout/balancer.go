@@ -8,17 +8,11 @@ import (
 	"time"
 )
 
-// A Backend is where a balancer leads to.
-type Backend struct {
-	Address string
-	Within  func(func() error) error // as in Process
-}
-
 // A Balancer is what production has in front of several managements: it gives
 // each connection to the next one that accepts, and skips those that do not.
 // It knows nothing of HTTP.
 type Balancer struct {
-	Backends []Backend
+	Backends []string // addresses
 
 	listener net.Listener
 	next     atomic.Uint64
@@ -104,18 +98,7 @@ func (b *Balancer) serve(in net.Conn) {
 func (b *Balancer) dial() net.Conn {
 	first := b.next.Add(1)
 	for n := range uint64(len(b.Backends)) {
-		backend := b.Backends[(first+n)%uint64(len(b.Backends))]
-		var conn net.Conn
-		dial := func() (err error) {
-			conn, err = net.DialTimeout("tcp", backend.Address, time.Second)
-			return err
-		}
-		err := error(nil)
-		if backend.Within != nil {
-			err = backend.Within(dial)
-		} else {
-			err = dial()
-		}
+		conn, err := net.DialTimeout("tcp", b.Backends[(first+n)%uint64(len(b.Backends))], time.Second)
 		if err == nil {
 			return conn
 		}

@@ -3,10 +3,12 @@ package layout
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -129,6 +131,21 @@ func (w *Network) Machine(name string) (*Machine, bool) {
 	defer w.mu.Unlock()
 	m, ok := w.machines[name]
 	return m, ok
+}
+
+// Named are the machines whose name begins so, in the order of their names.
+func (w *Network) Named(prefix string) (some []*Machine) {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		if strings.HasPrefix(name, prefix) {
+			some = append(some, w.machines[name])
+		}
+	}
+	return some
 }
 
 // Host is its address on the wire.

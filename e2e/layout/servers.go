@@ -38,12 +38,12 @@ func (p *Platform) several(ctx context.Context) error {
 			return err
 		}
 		for _, kind := range []string{"management", "contractor", "booster"} {
-			port, err := FreePort()
+			host, port, err := machine.address()
 			if err != nil {
 				return err
 			}
-			listen := "127.0.0.1:" + strconv.Itoa(port)
-			command := []string{p.Binary, kind, "--dir", p.Dir, "--listen", listen,
+			listen := host + ":" + port
+			command := []string{p.Binary, kind, "--dir", p.Dir, "--listen", listen, "--plain",
 				"--store", storeURL, "--blob", blobURL, "--key-file", filepath.Join(p.Dir, "key")}
 			if kind == "booster" {
 				command = append(append(command, "--cluster", "local"), p.Args...)
@@ -56,15 +56,15 @@ func (p *Platform) several(ctx context.Context) error {
 				return err
 			}
 			if kind == "management" {
-				p.balancer.Backends = append(p.balancer.Backends, Backend{listen, q.Within})
+				p.balancer.Backends = append(p.balancer.Backends, listen)
 			}
 		}
 	}
 	return nil
 }
 
-// password is of the store: a server that listens beyond the loopback needs one.
-func (p *Platform) password() (string, error) {
+// Password is of the store: a server that listens beyond the loopback needs one.
+func (p *Platform) Password() (string, error) {
 	path := filepath.Join(p.Dir, "store.password")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -84,7 +84,7 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("layout %s needs redis-server, as in Debian's package of that name: %w", p.Kind, err)
 	}
-	password, err := p.password()
+	password, err := p.Password()
 	if err != nil {
 		return "", err
 	}
@@ -103,6 +103,9 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		}
 		command := append([]string{binary, "--port", port, "--bind", host, "--dir", dir, "--requirepass", password, "--masterauth", password,
 			"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"}, more...)
+		if p.Failover { // one that was cut off must not go on alone; and a replica that comes is not kept waiting
+			command = append(command, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
+		}
 		q := p.add(name, command, machine)
 		q.Dial = host + ":" + port
 		return q.Dial, q, q.Start(ctx)
@@ -168,10 +171,11 @@ func (p *Platform) s3(ctx context.Context) (string, error) {
 	if dir == "" {
 		dir = filepath.Join(p.Dir, "s3")
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	buckets, attributes := filepath.Join(dir, "buckets"), filepath.Join(dir, "attributes")
+	if err := errors.Join(os.MkdirAll(buckets, 0o700), os.MkdirAll(attributes, 0o700)); err != nil {
 		return "", err
 	}
-	q := p.add("blob", []string{binary, "--port", host + ":" + port, "posix", dir}, machine)
+	q := p.add("blob", []string{binary, "--port", host + ":" + port, "--quiet", "posix", "--sidecar", attributes, buckets}, machine)
 	q.Env = append(q.Env[:len(q.Env):len(q.Env)], "ROOT_ACCESS_KEY=torture", "ROOT_SECRET_KEY=torture-secret")
 	q.Dial = host + ":" + port
 	if err := q.Start(ctx); err != nil {

@@ -126,6 +126,11 @@ func (a *API) insist(ctx context.Context, ask Ask) (Got, error) {
 	}
 }
 
+// An asker asks as API does, with or without patience.
+type asker interface {
+	do(ctx context.Context, ask Ask) (Got, error)
+}
+
 // A page is one of a list.
 type page[T any] struct {
 	Items []T    `json:"items"`
@@ -133,11 +138,15 @@ type page[T any] struct {
 }
 
 // list reads a whole list.
-func list[T any](ctx context.Context, a *API, path string) (all []T, err error) {
+func list[T any](ctx context.Context, a asker, path string) (all []T, err error) {
 	token := ""
 	for {
 		var got page[T]
-		if err := a.get(ctx, path+"?limit=500&page_token="+token, &got); err != nil {
+		answer, err := a.do(ctx, Ask{Method: "GET", Path: path + "?limit=500&page_token=" + token})
+		if err == nil {
+			err = json.Unmarshal(answer.Body, &got)
+		}
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, got.Items...)
@@ -149,7 +158,7 @@ func list[T any](ctx context.Context, a *API, path string) (all []T, err error) 
 }
 
 // lines calls f for each line of an NDJSON answer.
-func (a *API) lines(ctx context.Context, path string, f func(line []byte) error) error {
+func lines(ctx context.Context, a asker, path string, f func(line []byte) error) error {
 	got, err := a.do(ctx, Ask{Method: "GET", Path: path})
 	if err != nil {
 		return err

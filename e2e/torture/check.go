@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -52,8 +53,9 @@ func settle(ctx context.Context, api *API) error {
 
 // A Check compares entries of the ledger with what the platform shows now.
 type Check struct {
-	api   *API
-	tally *Tally
+	api     *API
+	tally   *Tally
+	damaged bool // something was damaged on purpose: what says so counts as told
 }
 
 // checkers is how many entries are looked at at once.
@@ -105,6 +107,12 @@ func (c *Check) all(ctx context.Context, entries []Entry) {
 				case "seen":
 					found, err = c.seen(ctx, e)
 				}
+				if !found && c.damaged && told(err) {
+					c.tally.mu.Lock()
+					c.tally.Told++
+					c.tally.mu.Unlock()
+					continue
+				}
 				if !found {
 					c.tally.lost("%s %s (%s): %v", e.Kind, e.ID, e.Key, err)
 					continue
@@ -122,9 +130,46 @@ func (c *Check) all(ctx context.Context, entries []Entry) {
 	all.Wait()
 }
 
+// readPatience is how long reading may be put off when nothing is wrong any
+// more: who took the place of one that was killed may have only begun.
+const readPatience = 40 * time.Second
+
+// do asks, and again while the answer is "not now".
+func (c *Check) do(ctx context.Context, ask Ask) (Got, error) {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	for {
+		got, err := c.api.do(ctx, ask)
+		r, refused := errors.AsType[*Refused](err)
+		if err == nil || !later(err) || c.damaged && !(refused && r.Status == http.StatusServiceUnavailable) {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Check) get(ctx context.Context, path string, out any) error {
+	got, err := c.do(ctx, Ask{Method: "GET", Path: path})
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(got.Body, out)
+}
+
+// told reports whether an error says of itself that something is wrong there: a
+// status of 500 or more, or an answer that was broken off.
+func told(err error) bool {
+	r, refused := errors.AsType[*Refused](err)
+	return err != nil && (refused && r.Status >= 500 || errors.Is(err, io.ErrUnexpectedEOF))
+}
+
 // names looks for two jobs of one name, and for messages that were given up.
 func (c *Check) names(ctx context.Context) {
-	jobs, err := list[struct{ ID, Name string }](ctx, c.api, "/api/job")
+	jobs, err := list[struct{ ID, Name string }](ctx, c, "/api/job")
 	if err != nil {
 		c.tally.illegal("the jobs cannot be listed: %v", err)
 		return
@@ -137,7 +182,7 @@ func (c *Check) names(ctx context.Context) {
 		seen[j.Name] = j.ID
 	}
 	var parked page[json.RawMessage]
-	if err := c.api.get(ctx, "/api/message", &parked); err != nil {
+	if err := c.get(ctx, "/api/message", &parked); err != nil {
 		c.tally.illegal("the messages that were given up cannot be listed: %v", err)
 	}
 	for _, m := range parked.Items {
@@ -147,7 +192,7 @@ func (c *Check) names(ctx context.Context) {
 
 func (c *Check) job(ctx context.Context, e Entry) (bool, error) {
 	var j struct{ ID, Name string }
-	err := c.api.get(ctx, "/api/job/"+e.ID, &j)
+	err := c.get(ctx, "/api/job/"+e.ID, &j)
 	if err == nil && j.Name != e.Name {
 		err = fmt.Errorf("it is called %s, and was %s", j.Name, e.Name)
 	}
@@ -155,7 +200,7 @@ func (c *Check) job(ctx context.Context, e Entry) (bool, error) {
 }
 
 func (c *Check) version(ctx context.Context, e Entry, want int) (bool, error) {
-	all, err := list[struct{ ID string }](ctx, c.api, "/api/job/"+e.Job+"/code")
+	all, err := list[struct{ ID string }](ctx, c, "/api/job/"+e.Job+"/code")
 	if err != nil {
 		return false, err
 	}
@@ -167,7 +212,7 @@ func (c *Check) version(ctx context.Context, e Entry, want int) (bool, error) {
 
 // bytes compares what is there with what was sent.
 func (c *Check) bytes(ctx context.Context, path, digest string) (bool, error) {
-	got, err := c.api.do(ctx, Ask{Method: "GET", Path: path})
+	got, err := c.do(ctx, Ask{Method: "GET", Path: path})
 	if err == nil && sum(got.Body) != digest {
 		err = fmt.Errorf("%d bytes with another digest came", len(got.Body))
 	}
@@ -175,7 +220,7 @@ func (c *Check) bytes(ctx context.Context, path, digest string) (bool, error) {
 }
 
 func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
-	all, err := list[struct{ Version int }](ctx, c.api, "/api/dataset/"+e.Name)
+	all, err := list[struct{ Version int }](ctx, c, "/api/dataset/"+e.Name)
 	if err != nil {
 		return false, err
 	}
@@ -183,7 +228,7 @@ func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
 		c.tally.duplicated("dataset %s has %d versions for one key", e.Name, len(all))
 	}
 	var d struct{ Members []mlaas.File }
-	if err := c.api.get(ctx, "/api/dataset/"+e.Name+"/"+e.ID, &d); err != nil {
+	if err := c.get(ctx, "/api/dataset/"+e.Name+"/"+e.ID, &d); err != nil {
 		return false, err
 	}
 	if len(d.Members) != 1 || string(d.Members[0].Digest) != "sha256:"+e.Digest {
@@ -194,7 +239,7 @@ func (c *Check) dataset(ctx context.Context, e Entry) (bool, error) {
 
 func (c *Check) stop(ctx context.Context, e Entry) (bool, error) {
 	var r run
-	if err := c.api.get(ctx, "/api/run/"+e.ID, &r); err != nil {
+	if err := c.get(ctx, "/api/run/"+e.ID, &r); err != nil {
 		return false, err
 	}
 	if r.Status.State != "stopped" {
@@ -204,7 +249,7 @@ func (c *Check) stop(ctx context.Context, e Entry) (bool, error) {
 }
 
 func (c *Check) register(ctx context.Context, e, last Entry) (bool, error) {
-	got, err := c.api.do(ctx, Ask{Method: "GET", Path: "/api/job/" + e.ID})
+	got, err := c.do(ctx, Ask{Method: "GET", Path: "/api/job/" + e.ID})
 	if err != nil {
 		return false, err
 	}
@@ -221,7 +266,7 @@ func (c *Check) register(ctx context.Context, e, last Entry) (bool, error) {
 }
 
 func (c *Check) seen(ctx context.Context, e Entry) (bool, error) {
-	n, digest, err := readPrefix(ctx, c.api, e.ID, e.Lines)
+	n, digest, err := readPrefix(ctx, c, e.ID, e.Lines)
 	switch {
 	case err != nil:
 		return false, err
@@ -236,7 +281,7 @@ func (c *Check) seen(ctx context.Context, e Entry) (bool, error) {
 // run compares a run with what its program does. One that was stopped may lack
 // its end.
 func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
-	runs, err := list[run](ctx, c.api, "/api/job/"+e.Job+"/run")
+	runs, err := list[run](ctx, c, "/api/job/"+e.Job+"/run")
 	if err != nil {
 		return false, err
 	}
@@ -251,11 +296,32 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 		c.tally.illegal("run %s %s: %s", e.ID, s.State, s.Reason)
 	}
 	var checkpoints page[struct{ Step, Epoch int }]
-	if err := c.api.get(ctx, "/api/run/"+e.ID+"/checkpoint", &checkpoints); err != nil {
+	if err := c.get(ctx, "/api/run/"+e.ID+"/checkpoint", &checkpoints); err != nil {
 		return false, err
 	}
-	if err := c.lines(ctx, e, stopped, checkpoints.Items); err != nil {
+	missing, err := c.lines(ctx, e, stopped, checkpoints.Items)
+	if err != nil {
 		return false, err
+	}
+	if !stopped {
+		points, err := c.points(ctx, e)
+		if err != nil {
+			return false, err
+		}
+		missing = append(missing, points...)
+	}
+	dropped := false
+	if len(missing) > 0 && e.Fault == (DiskFull{}).Name() {
+		if dropped, err = c.dropped(ctx, e.ID); err != nil {
+			return false, err
+		}
+	}
+	for _, m := range missing {
+		if dropped {
+			c.tally.find(&c.tally.Told, "told: %s", m)
+		} else {
+			c.tally.lost("%s", m)
+		}
 	}
 	if stopped {
 		return true, nil
@@ -265,14 +331,35 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 	} else if n > 1 {
 		c.tally.duplicated("run %s made one checkpoint and has %d", e.ID, n)
 	}
-	return true, c.points(ctx, e)
+	return true, nil
+}
+
+// dropped reports whether a run says that lines or points of it found no room
+// and are not there: its program is never held up for them.
+func (c *Check) dropped(ctx context.Context, run string) (said bool, err error) {
+	err = lines(ctx, c, "/api/run/"+run+"/log?limit=10000", func(text []byte) error {
+		var l logLine
+		err := json.Unmarshal(text, &l)
+		said = said || l.Stream == "platform" && strings.Contains(l.Line, "dropped")
+		return err
+	})
+	var replicas page[struct{ Usage struct{ Dropped int } }]
+	if err == nil && !said {
+		err = c.get(ctx, "/api/run/"+run+"/node", &replicas)
+	}
+	for _, r := range replicas.Items {
+		said = said || r.Usage.Dropped > 0
+	}
+	return said, err
 }
 
 // lines reads the whole log: in each attempt the lines follow each other from
-// where it began, and the last attempt came to its end.
-func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []struct{ Step, Epoch int }) error {
+// where it began, and the last attempt came to its end. It returns what is
+// missing.
+func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []struct{ Step, Epoch int }) (missing []string, err error) {
+	lost := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
 	next, cursor, last := map[int]int{}, int64(0), 0
-	err := c.api.lines(ctx, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
+	err = lines(ctx, c, "/api/run/"+e.ID+"/log?limit=10000", func(text []byte) error {
 		var l logLine
 		if err := json.Unmarshal(text, &l); err != nil {
 			return err
@@ -303,12 +390,12 @@ func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []
 			}
 			next[l.Attempt], last = i, l.Attempt
 		case !began:
-			c.tally.lost("the first line of attempt %d of run %s", l.Attempt, e.ID)
+			lost("the first line of attempt %d of run %s", l.Attempt, e.ID)
 			next[l.Attempt], last = i+1, l.Attempt
 		case i < want:
 			c.tally.duplicated("line %d of attempt %d of run %s", i, l.Attempt, e.ID)
 		case i > want:
-			c.tally.lost("lines %d to %d of attempt %d of run %s", want, i-1, l.Attempt, e.ID)
+			lost("lines %d to %d of attempt %d of run %s", want, i-1, l.Attempt, e.ID)
 			next[l.Attempt] = i + 1
 		default:
 			next[l.Attempt]++
@@ -316,24 +403,24 @@ func (c *Check) lines(ctx context.Context, e Entry, stopped bool, checkpoints []
 		return nil
 	})
 	if err == nil && !stopped && next[last] != e.Lines {
-		c.tally.lost("the lines of run %s from %d on, of %d", e.ID, next[last], e.Lines)
+		lost("the lines of run %s from %d on, of %d", e.ID, next[last], e.Lines)
 	}
-	return err
+	return missing, err
 }
 
-// points reads the curve that the program logged: every step once.
-func (c *Check) points(ctx context.Context, e Entry) error {
+// points reads the curve that the program logged: every step once. It returns
+// what is missing.
+func (c *Check) points(ctx context.Context, e Entry) (missing []string, err error) {
 	var curves page[struct {
 		Key    string
 		Points [][]any
 	}]
-	err := c.api.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
+	err = c.get(ctx, "/api/run/"+e.ID+"/metric?key=i", &curves)
 	if r, refused := errors.AsType[*Refused](err); refused && r.Status == http.StatusNotFound {
-		c.tally.lost("the curve of run %s", e.ID)
-		return nil
+		return []string{"the curve of run " + e.ID}, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	steps := map[int]int{}
 	for _, curve := range curves.Items {
@@ -354,7 +441,7 @@ func (c *Check) points(ctx context.Context, e Entry) error {
 		}
 	}
 	if len(none) > 0 {
-		c.tally.lost("the points %v of run %s", none, e.ID)
+		missing = append(missing, fmt.Sprintf("the points %v of run %s", none, e.ID))
 	}
 	if len(more) > 0 {
 		c.tally.duplicated("the points %v of run %s", more, e.ID)
@@ -362,5 +449,5 @@ func (c *Check) points(ctx context.Context, e Entry) error {
 	if len(steps) > e.Lines {
 		c.tally.illegal("run %s has %d steps, and logged %d", e.ID, len(steps), e.Lines)
 	}
-	return nil
+	return missing, nil
 }

@@ -307,21 +307,21 @@ func (l *Load) readLog(ctx context.Context, random *rand.Rand) error {
 
 // readPrefix reads the first n lines of a run's log, or as many as there are
 // now, and returns how many they were and their digest.
-func readPrefix(ctx context.Context, api *API, run string, n int) (lines int, digest string, err error) {
+func readPrefix(ctx context.Context, api asker, run string, n int) (count int, digest string, err error) {
 	h := sha256.New()
 	if n == 0 {
 		n = 10_000
 	}
-	err = api.lines(ctx, fmt.Sprintf("/api/run/%s/log?limit=%d", run, n), func(line []byte) error {
+	err = lines(ctx, api, fmt.Sprintf("/api/run/%s/log?limit=%d", run, n), func(line []byte) error {
 		var s logLine
 		if err := json.Unmarshal(line, &s); err != nil {
 			return err
 		}
-		lines++
+		count++
 		fmt.Fprintf(h, "%d %s %d %s %s\n", s.Cursor, s.Replica, s.Attempt, s.Stream, s.Line)
 		return nil
 	})
-	return lines, hex.EncodeToString(h.Sum(nil)), err
+	return count, hex.EncodeToString(h.Sum(nil)), err
 }
 
 // A logLine is a line of a run's log.

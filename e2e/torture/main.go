@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -32,8 +33,13 @@ func main() {
 	flag.StringVar(&t.failpoints, "failpoints", "bin/mlaas-failpoints", "the same, built with -tags failpoints")
 	flag.StringVar(&t.s3, "s3", "bin/versitygw", "the S3 server of the layouts that need one")
 	flag.Float64Var(&t.minutes, "minutes", 60, "for all layouts together; each fault comes once in each, however long that takes")
+	short := flag.Bool("short", false, "each fault once, and what was acknowledged compared at the end of each layout: 5 minutes")
 	flag.Uint64Var(&t.seed, "seed", uint64(time.Now().UnixNano()), "of what is chosen at random")
 	flag.Parse()
+	t.short = *short
+	if t.short {
+		t.minutes = 0
+	}
 	t.layouts, t.only = strings.Split(*layouts, ","), *only
 
 	// Once: a second Ctrl+C ends it at once, and leaves what it leaves.
@@ -52,29 +58,40 @@ type torture struct {
 	only                   string
 	minutes                float64
 	seed                   uint64
+	short                  bool
 }
 
 // faults are all of them, in the order in which they come.
 func (t *torture) faults() []Fault {
 	var all []Fault
-	for _, kind := range []string{"platform", "management", "contractor", "booster", "store", "blob"} {
+	for _, kind := range []string{"platform", "management", "contractor", "booster", "store", "replica", "blob"} {
 		all = append(all, &Kill{Kind: kind}, &Pause{Kind: kind})
-		if kind != "store" && kind != "blob" {
+		if slices.Contains([]string{"platform", "management", "contractor", "booster"}, kind) {
 			all = append(all, &Drain{Kind: kind})
 		}
 	}
 	all = append(all, KillAll{}, PowerLoss{}, DiskFull{}, &SyncFails{})
-	return all
+	all = append(append(all, bads()...), partitions()...)
+	return append(all, &Failover{}, &Disorder{}, &Flip{Copies: t.copies()}, &Points{})
+}
+
+// copies is how many bits are flipped, each in a copy of its own.
+func (t *torture) copies() int {
+	if t.short {
+		return 1
+	}
+	return 4
 }
 
 func (t *torture) run(ctx context.Context) error {
 	began := time.Now()
 	var errs []error
 	var rows []*Row
+	var stages []*Stage
 	for i, kind := range t.layouts {
 		// What is left of the time is shared by the layouts that are left.
 		left := time.Duration(t.minutes*float64(time.Minute)) - time.Since(began)
-		s := &Stage{Kind: kind, Binary: t.binary, Failpoints: t.failpoints, S3: t.s3,
+		s := &Stage{Kind: kind, Binary: t.binary, Failpoints: t.failpoints, S3: t.s3, Short: t.short,
 			Random: rand.New(rand.NewPCG(t.seed, uint64(slices.Index(layout.Kinds, kind))))}
 		err := t.perform(ctx, s, time.Now().Add(left/time.Duration(len(t.layouts)-i)))
 		bad := slices.ContainsFunc(s.rows, func(r *Row) bool { return !r.Tally.clean() })
@@ -87,11 +104,12 @@ func (t *torture) run(ctx context.Context) error {
 		if err := s.close(); err != nil {
 			errs = append(errs, fmt.Errorf("layout %s, at its end: %w", kind, err))
 		}
-		rows = append(rows, s.rows...)
+		rows, stages = append(rows, s.rows...), append(stages, s)
 		if ctx.Err() != nil {
 			break
 		}
 	}
+	crashes(stages)
 	if !table(rows) {
 		errs = append(errs, errors.New("what was acknowledged is not what is there"))
 	}
@@ -140,6 +158,9 @@ func (t *torture) perform(ctx context.Context, s *Stage, until time.Time) error 
 		fmt.Printf("%-12s %-34s #%-3d %5.1f s, back after %4.1f s; %d acknowledged in all, %d wrong here\n", s.Kind, f.Name(), r.Times,
 			time.Since(began).Seconds(), r.Back.Seconds(), s.ledger.len(), r.Tally.Lost+r.Tally.Duplicated+r.Tally.Illegal)
 	}
+	if s.Short {
+		s.reckon(ctx)
+	}
 	return s.again(ctx)
 }
 
@@ -148,6 +169,19 @@ func (t *torture) explain(s *Stage) {
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: the end of what its processes wrote\n", s.Kind, t.seed)
 	os.Stderr.Write(s.log.last(16_000))
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: what was done to it\n%s\n", s.Kind, t.seed, strings.Join(s.trace, "\n"))
+}
+
+// crashes lists the failpoints that were crashed at.
+func crashes(stages []*Stage) {
+	for _, s := range stages {
+		if len(s.points) == 0 {
+			continue
+		}
+		fmt.Printf("\n%s: crashed at %d failpoints\n", s.Kind, len(s.points))
+		for _, point := range slices.Sorted(maps.Keys(s.points)) {
+			fmt.Printf("  %-50s %d\n", point, s.points[point])
+		}
+	}
 }
 
 // table prints a row for each fault, and reports whether nothing is wrong.

@@ -31,8 +31,13 @@ print("begin", first, flush=True)
 for i in range(first, n):
     print("line", i, flush=True)
     mlaas.log({"i": i}, step=i)
-    if i == n // 2:
-        with open("state", "w") as f:
-            f.write("state of step %d\n" % i * 100)
-        mlaas.checkpoint("state", step=i)
+    while i == n // 2:
+        try:
+            with open("state", "w") as f:
+                f.write("state of step %d\n" % i * 100)
+            if mlaas.checkpoint("state", step=i):
+                break
+        except OSError:
+            pass
+        time.sleep(0.1)  # the disk is full for a while
     time.sleep(pause)

@@ -24,6 +24,7 @@ type Stage struct {
 	Failpoints string // the same with the tag failpoints
 	S3         string
 	Random     *rand.Rand
+	Short      bool // compare once, at the end, in place of after each fault
 
 	dir      string // of the stage: the platform's files are in a folder or a disk below
 	disk     *Disk  // nil: none could be made
@@ -34,10 +35,12 @@ type Stage struct {
 	ledger   *Ledger
 	log      tail
 	loads    int
+	recent   time.Time // when the clients of now began
 	began    time.Time
 	trace    []string // what was done, in words
 	rows     []*Row
 	cannot   map[string]string // faults that this machine cannot do, and why
+	points   map[string]int    // failpoints that were crashed at, and how often
 }
 
 // A Row is one line of the table.
@@ -62,6 +65,7 @@ const (
 // open starts everything.
 func (s *Stage) open(ctx context.Context) (err error) {
 	s.began, s.cannot = time.Now(), map[string]string{}
+	s.points = map[string]int{}
 	if s.dir, err = os.MkdirTemp("", "mlaas-torture-"); err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func (s *Stage) open(ctx context.Context) (err error) {
 		return err
 	}
 	host := "127.0.0.1"
-	if s.Kind != layout.One {
+	if s.Kind == layout.TwoOfEach {
 		if s.net, err = layout.NewNetwork(); err != nil {
 			s.cannot["network"] = err.Error()
 		} else {
@@ -165,7 +169,10 @@ type (
 	meanwhile interface {
 		Meanwhile(ctx context.Context, s *Stage, tally *Tally)
 	}
-	ending interface{ Ends() bool }
+	ending     interface{ Ends() bool }
+	afterwards interface {
+		Afterwards(ctx context.Context, s *Stage, entries []Entry, tally *Tally) error
+	}
 )
 
 // suffer lets clients work, injects a fault, heals it, and compares all that
@@ -237,13 +244,20 @@ func (s *Stage) suffer(ctx context.Context, f Fault) error {
 		tally.illegal("%v", err)
 	}
 	row.Operations += load.registers.check(tally)
-	s.compare(ctx, s.ledger.since(from), tally)
+	entries := s.ledger.since(from)
+	if !s.Short {
+		s.compare(ctx, entries, tally)
+	}
+	if a, ok := f.(afterwards); ok {
+		return a.Afterwards(ctx, s, entries, tally)
+	}
 	return nil
 }
 
 // load starts clients.
 func (s *Stage) load(ctx context.Context, fault string, tally *Tally) (*Load, error) {
 	s.loads++
+	s.recent = time.Now()
 	name := "t" + strconv.Itoa(s.loads)
 	registers, err := makeRegisters(ctx, s.api, name+"-register", 3)
 	if err != nil {
@@ -295,6 +309,25 @@ func (s *Stage) compare(ctx context.Context, entries []Entry, tally *Tally) {
 		tally.duplicated("%s", twice)
 	}
 	(&Check{api: s.api, tally: tally}).all(ctx, entries)
+}
+
+// reckon compares what was acknowledged during each fault, where that was put
+// off.
+func (s *Stage) reckon(ctx context.Context) {
+	all := s.row("all runs end, and nothing lives on")
+	all.Times++
+	s.compare(ctx, nil, &all.Tally)
+	for _, r := range s.rows {
+		var entries []Entry
+		for _, e := range s.ledger.since(0) {
+			if e.Fault == r.Fault {
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) > 0 {
+			(&Check{api: s.api, tally: &r.Tally}).all(ctx, entries)
+		}
+	}
 }
 
 // again reads everything again that was ever acknowledged, after one more
