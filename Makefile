@@ -31,7 +31,7 @@ down: ## end the platform of 'make up' and every replica
 need: ## what the tests need besides, such as redis-server
 	@.ci/need
 
-test: check python e2e torture-short ## the whole suite
+test: need check python e2e-layouts torture-short ## the whole suite
 
 check: lint unit ## lint and unit tests: before every commit
 
