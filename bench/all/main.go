@@ -31,6 +31,7 @@ func main() {
 		{"idle", []string{"-bin", path}},
 		{"commits", nil},
 		{"series", nil},
+		{"blob", nil},
 		{"paper", []string{"-bin", path}},
 	} {
 		fmt.Printf("== %s\n", bench.name)
