@@ -90,7 +90,7 @@ fuzz: ## every fuzz target for 20 s
 	  for f in $$(grep -rhoE '^func Fuzz[A-Za-z]+' $$p/*_test.go | sed 's/func //'); do \
 	    echo "$$p $$f"; $(GO) test $$p -run xxx -fuzz "^$$f$$" -fuzztime 20s || exit 1; done; done
 
-bench: build ## what is promised about speed, beside its limit
+bench: build bin/versitygw ## what is promised about speed, beside its limit
 	$(GO) run ./bench/all -bin bin/mlaas
 
 bench-paper: build ## the paper's figure 6.1, short
