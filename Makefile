@@ -1,4 +1,5 @@
-# make help lists the targets. Nothing here needs more than Go, Node and Python.
+# make help lists the targets. Nothing here needs more than Go, Node and Python;
+# tests of Redis are skipped where there is no redis-server ('make need' gets it).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CGO_ENABLED ?= 0
@@ -8,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 
-.PHONY: help build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -25,6 +26,9 @@ up: build ## leave the platform running in the foreground, data in .mlaas
 
 down: ## end the platform of 'make up' and every replica
 	bin/mlaas down --dir $(DIR)
+
+need: ## what the tests need besides, such as redis-server
+	@.ci/need
 
 test: check python e2e torture-short ## the whole suite
 

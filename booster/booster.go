@@ -282,6 +282,7 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 					Job:   run.Job, Role: role, Index: i, Cluster: b.Cluster,
 					Status: mlaas.ReplicaCreating, Reason: "asked " + b.Cluster + " for it",
 					Asked: now, History: old.Value.History,
+					Data: old.Value.Data, // what the run had is what it gets again
 				}
 				happened(&r, now, r.Reason)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, old.Rev))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/scripted"
@@ -1078,6 +1079,35 @@ func TestLock(t *testing.T) {
 		all, err := store.Locks(h.db).All(h.ctx, store.Query{})
 		if err != nil || len(all) != 1 || all[0].Value.Spec != env.Spec() || all[0].Value.Lock != text || all[0].Value.Tenant != "team" || all[0].Value.Python != "3.11" {
 			t.Errorf("locks: %+v, %v", all, err)
+		}
+	})
+}
+
+// What a supervisor fetched is in the record at once, though nothing else
+// changed, in lengths that a record may have, and stays for the next attempt.
+func TestFetched(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		line := h.hello(h.silent(r, 1), mlaas.ReplicaPending)
+		got := mlaas.Fetched{Name: "a", Source: "git+https://host/repo", Tree: blob.Name(nil), Files: 3, Size: 5, Commit: "abc"}
+		long := got
+		long.ETag, long.Tree = strings.Repeat("x", 1<<20), "no digest"
+		for _, data := range [][]mlaas.Fetched{{got}, {got, long}} {
+			if err := line.Send(h.ctx, mlaas.Up{Phase: &mlaas.Phase{Status: mlaas.ReplicaPending, Data: data}}); err != nil {
+				t.Fatal(err)
+			}
+			rep := h.until(r, "worker-0", 100*time.Millisecond, "with data", func(rep mlaas.Replica) bool { return len(rep.Data) == len(data) })
+			if rep.Data[0] != got {
+				t.Errorf("recorded is %+v", rep.Data)
+			}
+			if len(data) == 2 && (len(rep.Data[1].ETag) > 2000 || rep.Data[1].Tree != "") {
+				t.Errorf("recorded is an ETag of %d bytes and tree %q", len(rep.Data[1].ETag), rep.Data[1].Tree)
+			}
+		}
+		h.ask(r, 2)
+		rep := h.until(r, "worker-0", time.Minute, "of the next attempt", func(rep mlaas.Replica) bool { return rep.Epoch == 2 })
+		if len(rep.Data) != 2 || rep.Data[0] != got {
+			t.Errorf("the next attempt has %+v", rep.Data)
 		}
 	})
 }

@@ -29,6 +29,7 @@ const (
 	maxKeys    = 256
 	maxKey     = 256
 	maxHistory = 200
+	maxSources = 100 // of a replica that are told
 	maxReason  = 1 << 10
 )
 
@@ -376,6 +377,9 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if p.Program && !r.Program {
 		r.Program, r.Started = true, &at
 	}
+	if len(p.Data) > 0 {
+		r.Data = fetched(p.Data)
+	}
 	if p.Status.Final() {
 		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {
@@ -385,6 +389,22 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// fetched is what a supervisor may say of its sources: in lengths that a record
+// may have.
+func fetched(data []mlaas.Fetched) []mlaas.Fetched {
+	data = slices.Clone(data[:min(len(data), maxSources)])
+	for i := range data {
+		d := &data[i]
+		for _, text := range []*string{&d.Name, &d.Source, &d.Commit, &d.ETag, &d.Version} {
+			*text = short(*text)
+		}
+		if _, err := blob.CheckDigest(d.Tree); err != nil {
+			d.Tree = ""
+		}
+	}
+	return data
 }
 
 // used is what a supervisor may say of its use: numbers that encode.

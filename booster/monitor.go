@@ -656,7 +656,7 @@ func (m *Monitor) flush(ctx context.Context, c *conn) {
 func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 	u := used(p.Usage)
 	c.mu.Lock()
-	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil
+	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil && len(p.Data) == len(c.phase.Data)
 	c.phase = p
 	c.mu.Unlock()
 	c.cell.note(m.b.Now(), minor, func() {

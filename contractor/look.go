@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -414,8 +415,9 @@ func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
 func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error) {
 	out := mlaas.DataTree{Name: d.Name, Source: d.Source}
 	ref, ok := strings.CutPrefix(d.Source, "dataset:")
-	if !ok {
-		return out, nil // the supervisor fetches it
+	if !ok { // the supervisor fetches it
+		out.Was = l.fetched(d)
+		return out, nil
 	}
 	name, version, _ := strings.Cut(ref, "@")
 	rows, _, err := store.Datasets(l.c.DB).List(ctx, store.Query{Tenant: l.run.Tenant, Prefix: name + "/", Reverse: true})
@@ -429,6 +431,18 @@ func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error
 		}
 	}
 	return out, fmt.Errorf("data %s: there is no %s, see mlaas data ls: %w", d.Name, ref, mlaas.ErrNotFound)
+}
+
+// fetched is what a source gave to an attempt before, if one came so far.
+func (l *look) fetched(d mlaas.Data) *mlaas.Fetched {
+	for _, name := range slices.Sorted(maps.Keys(l.replicas)) {
+		for _, was := range l.replicas[name].Value.Data {
+			if was.Name == d.Name && was.Source == d.Source && was.Tree != "" {
+				return &was
+			}
+		}
+	}
+	return nil
 }
 
 const resizes = "the run changes its size"

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,10 +69,12 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 		})
 		return sayWhy(err, "its environment could not be made")
 	})
+	// A source may ask who we are: what the program may know, we may tell it.
+	getenv := func(name string) string { return cmp.Or(start.Secrets[name], start.Environment.Variables[name]) }
 	for i, d := range start.Data {
 		g.Go(func() (err error) {
 			return s.roomily(some, func() error {
-				see[i], err = s.data(some, d)
+				see[i], err = s.data(some, d, getenv)
 				return err
 			})
 		})

@@ -319,6 +319,9 @@ func (s *Supervisor) end(p mlaas.Phase) {
 	p.At = s.Now().UTC()
 	p.Usage = s.measure()
 	s.persist()
+	s.mu.Lock()
+	p.Data = s.phase.Data
+	s.mu.Unlock()
 	if err := WriteFile(filepath.Join(s.Folder, CompletionFile), p); err != nil {
 		s.Log.Warn("how the program ended could not be written down", "error", err)
 	}

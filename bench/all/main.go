@@ -30,6 +30,7 @@ func main() {
 		{"create", []string{"-bin", path}},
 		{"idle", []string{"-bin", path}},
 		{"commits", nil},
+		{"redis", nil},
 		{"series", nil},
 		{"paper", []string{"-bin", path}},
 	} {

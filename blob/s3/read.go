@@ -99,11 +99,69 @@ func (r *reader) open() error {
 }
 
 func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.next(p)
+	if r.sum != nil {
+		r.sum.Write(p[:n])
+	}
+	if errors.Is(err, io.EOF) {
+		err = r.check()
+	}
+	return n, err
+}
+
+// check is the end, or that what came is not what was stored.
+func (r *reader) check() error {
+	if r.sum != nil && blob.Sum(r.sum.Sum(nil)) != r.d {
+		return fmt.Errorf("blob %s is %w", r.d, blob.ErrDamaged)
+	}
+	return io.EOF
+}
+
+// WriteTo is how io.Copy reads: what came is summed up while the next comes.
+func (r *reader) WriteTo(w io.Writer) (n int64, err error) {
+	buffers, size := 3, int64(256<<10)
+	if left := max(r.size-r.at, 1); left <= size {
+		buffers, size = 1, left
+	}
+	free, full := make(chan []byte, buffers), make(chan []byte, buffers)
+	for range buffers {
+		free <- make([]byte, size)
+	}
+	summed := make(chan struct{})
+	go func() {
+		defer close(summed)
+		for p := range full {
+			if r.sum != nil {
+				r.sum.Write(p)
+			}
+			free <- p[:size]
+		}
+	}()
+	for err == nil {
+		p := <-free
+		m, e := r.next(p)
+		if err = e; m > 0 {
+			full <- p[:m] // both only read it
+			k, e := w.Write(p[:m])
+			n += int64(k)
+			err = e
+		}
+	}
+	close(full)
+	<-summed
+	if errors.Is(err, io.EOF) {
+		err = r.check()
+	}
+	if errors.Is(err, io.EOF) {
+		return n, nil
+	}
+	return n, err
+}
+
+// next reads what comes next, and goes on where a connection broke.
+func (r *reader) next(p []byte) (int, error) {
 	for {
 		if r.at == r.size {
-			if r.sum != nil && blob.Sum(r.sum.Sum(nil)) != r.d {
-				return 0, fmt.Errorf("blob %s is %w", r.d, blob.ErrDamaged)
-			}
 			return 0, io.EOF
 		}
 		if len(p) == 0 {
@@ -139,9 +197,6 @@ func (r *reader) some(p []byte) (int, error) {
 	}
 	n, err := r.body.Read(p)
 	r.at += int64(n)
-	if r.sum != nil {
-		r.sum.Write(p[:n])
-	}
 	if err != nil { // the end too: either all has come, or the connection broke
 		r.Close()
 		r.body = nil

@@ -19,6 +19,7 @@ package s3
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -27,8 +28,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/minio/minio-go/v7"
 
@@ -122,7 +121,10 @@ func (s *S3) ready(ctx context.Context) error {
 			err = s.one(ctx) // another was first
 		}
 	}
-	return s.b.Error(err)
+	if err = s.b.Error(err); errors.Is(err, bucket.ErrNone) {
+		return fmt.Errorf("make the bucket there, or open it with ?create=true: %w", err)
+	}
+	return err
 }
 
 func (s *S3) one(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -25,7 +26,7 @@ import (
 const (
 	small      = 1 << 20 // up to here bytes wait in memory whatever is going on
 	maxParts   = 10_000  // of one upload, as S3 has it
-	atOnce     = 2       // parts of one upload under way
+	atOnce     = 4       // parts of one upload under way
 	maxStreams = 3       // each holds atOnce+1 parts in memory
 )
 
@@ -334,12 +335,9 @@ func (s *S3) Sweep(ctx context.Context) (n int, err error) {
 
 // A source is what is being stored: how much came, and what its name is.
 type source struct {
-	ctx context.Context
-	r   io.Reader
-	sum interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
+	ctx   context.Context
+	r     io.Reader
+	sum   hash.Hash
 	want  mlaas.Digest
 	size  int64
 	ended bool

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -19,7 +21,7 @@ import (
 )
 
 func (c *cli) managementCommand() *cobra.Command {
-	var tokenFile string
+	var tokenFile, address string
 	var hosts []string
 	return c.serviceCommand("management", "Run the service that people and programs talk to",
 		`Runs management: the REST API, the live stream and the page. It writes what
@@ -27,14 +29,20 @@ users wish for and reads what becomes of it.`,
 		"  mlaas management --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key --listen 127.0.0.1:7480",
 		func(cmd *cobra.Command) {
 			cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the owner's token (else MLAAS_TOKEN_FILE, else DIR/token); made if it is not there")
+			cmd.Flags().StringVar(&address, "public", "", "URL by which people reach the platform, where a balancer is in front (else where this one listens)")
 			cmd.Flags().StringSliceVar(&hosts, "host", nil, "names by which browsers call this server, besides those of the loopback")
 		},
 		func(ctx context.Context, s *service) error {
-			return runManagement(ctx, s, first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), hosts)
+			if u, err := url.Parse(address); err != nil || address != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+				return mlaas.Invalid("--public", "a URL such as https://mlaas.example.org", address)
+			} else if address != "" {
+				hosts = append(hosts, u.Hostname())
+			}
+			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), hosts)
 		})
 }
 
-func runManagement(ctx context.Context, s *service, tokenFile string, hosts []string) error {
+func runManagement(ctx context.Context, s *service, address, tokenFile string, hosts []string) error {
 	token, err := secret(tokenFile, 32)
 	if err != nil {
 		return err
@@ -65,7 +73,7 @@ func runManagement(ctx context.Context, s *service, tokenFile string, hosts []st
 		Catalogue: catalogue(),
 		Info:      func(context.Context) (management.Info, error) { return s.info(blobs) },
 	}
-	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(s.Advertise+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {
 		return err
 	}
 	link, err := m.Invite(ctx, mlaas.DefaultTenant)
@@ -78,7 +86,7 @@ func runManagement(ctx context.Context, s *service, tokenFile string, hosts []st
 	m.Health = s.prober(health.Store(db, s.ID), health.Messages(db, false), health.Blob(blobs), health.Disk(s.Dir))
 	server := m.Server()
 	server.Handler = site(m)
-	s.Say("open  %s", s.Advertise+link)
+	s.Say("open  %s", first(address, s.Advertise)+link)
 	return s.serve(ctx, l, server, m.Leave, map[string]func(context.Context) error{"management": m.Run, "series": remote.Run}, nil)
 }
 

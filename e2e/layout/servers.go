@@ -27,6 +27,11 @@ func (p *Platform) several(ctx context.Context) error {
 		return err
 	}
 	p.balancer = &Balancer{}
+	address, err := p.balancer.Start() // nobody calls before all are there
+	if err != nil {
+		return err
+	}
+	p.URL = "http://" + address
 	for n := range each {
 		machine, err := p.Net.machine("services-" + strconv.Itoa(n+1))
 		if err != nil {
@@ -43,6 +48,9 @@ func (p *Platform) several(ctx context.Context) error {
 			if kind == "booster" {
 				command = append(append(command, "--cluster", "local"), p.Args...)
 			}
+			if kind == "management" {
+				command = append(command, "--public", p.URL)
+			}
 			q := p.add(fmt.Sprintf("%s-%d", kind, n+1), command, machine)
 			if err := q.Start(ctx); err != nil {
 				return err
@@ -52,9 +60,7 @@ func (p *Platform) several(ctx context.Context) error {
 			}
 		}
 	}
-	address, err := p.balancer.Start()
-	p.URL = "http://" + address
-	return err
+	return nil
 }
 
 // password is of the store: a server that listens beyond the loopback needs one.

@@ -55,7 +55,8 @@ var walls = []struct{ room, may, why string }{
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
-	{"supervisor", ". blob supervisor/environment", "it speaks to its door, not to the platform"},
+	{"supervisor", ". blob supervisor/environment supervisor/source", "it speaks to its door, not to the platform"},
+	{"supervisor/source", ". blob internal/bucket", "it fills folders; who asks is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ".", "the same calls over HTTP"},
 }

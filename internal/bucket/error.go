@@ -16,6 +16,9 @@ import (
 // What servers say when they have no room.
 var noRoom = []string{"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageFull", "NoSpaceLeft"}
 
+// ErrNone says that there is no such bucket.
+var ErrNone = fmt.Errorf("there is no such bucket: %w", mlaas.ErrUnavailable)
+
 // Error gives what went wrong its kind, and a sentence that says what to set
 // where a setting is wrong.
 func (b *Bucket) Error(err error) error {
@@ -35,7 +38,7 @@ func (b *Bucket) Error(err error) error {
 		return fmt.Errorf("%s in %s: %w", said.Key, at, mlaas.ErrNotFound)
 	case code == "NoSuchBucket":
 		// Not ErrNotFound: that would say of every blob that it is gone.
-		return fmt.Errorf("there is no %s: make it there, or name it with ?create=true: %w", at, mlaas.ErrUnavailable)
+		return fmt.Errorf("%s: %w", at, ErrNone)
 	case code == "InvalidAccessKeyId" || code == "XAdminUserNotFound":
 		return fmt.Errorf("%s does not know this access key: set AWS_ACCESS_KEY_ID, or the key before the @ of the address: %w", at, mlaas.ErrForbidden)
 	case code == "SignatureDoesNotMatch":

@@ -256,30 +256,22 @@ func (s *Server) PID() int {
 	return s.process.Process.Pid
 }
 
-// Kill ends the process as kill -9 does, and returns when it is gone.
-func (s *Server) Kill() { s.end(syscall.SIGKILL) }
-
-// Close ends the process in peace. There may be none.
-func (s *Server) Close() {
-	s.Cont()
-	s.end(syscall.SIGTERM)
-}
-
-func (s *Server) end(sig syscall.Signal) {
+// Kill ends the process as kill -9 does, and returns when it is gone. There may
+// be none.
+func (s *Server) Kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process == nil {
 		return
 	}
-	s.process.Process.Signal(sig)
-	select {
-	case <-s.ended:
-	case <-time.After(patience): // it does not want to
-		s.process.Process.Kill()
-		<-s.ended
-	}
+	s.process.Process.Kill()
+	<-s.ended
 	s.process = nil
 }
+
+// Close is Kill, for who is done with it: a server asked politely waits for its
+// replicas, and its disk has everything anyhow.
+func (s *Server) Close() { s.Kill() }
 
 // Stop pauses the process: what is sent to it waits.
 func (s *Server) Stop() { s.signal(syscall.SIGSTOP) }

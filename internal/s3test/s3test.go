@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The owner of every server here.
@@ -92,8 +90,7 @@ func (s *Server) Start() (err error) {
 	}
 	s.process.Stdout, s.process.Stderr = s.wrote, s.wrote
 	s.process.Dir = s.Dir
-	// It goes with us, however we end.
-	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	s.process.SysProcAttr = withUs()
 	started := make(chan error)
 	s.ended = make(chan struct{})
 	go func() {
@@ -174,7 +171,7 @@ func (s *Server) Stop() error {
 	if err := s.process.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return unix.Waitid(unix.P_PID, s.PID(), nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+	return stopped(s.PID())
 }
 
 // Cont lets a frozen server go on.

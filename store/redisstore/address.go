@@ -3,9 +3,11 @@ package redisstore
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,9 +25,10 @@ type address struct {
 	user, password                 string
 	sentinelUser, sentinelPassword string
 	tls                            bool
-	prefix                         string // of every key: a hash tag, so that all are in one slot
-	wait                           int    // replicas that must confirm a commit
-	trust                          bool   // the settings of the server are not looked at
+	roots                          *x509.CertPool // nil: those of the system
+	prefix                         string         // of every key: a hash tag, so that all are in one slot
+	wait                           int            // replicas that must confirm a commit
+	trust                          bool           // the settings of the server are not looked at
 	scripts                        *scripts
 }
 
@@ -95,9 +98,17 @@ func parse(text string) (a address, err error) {
 				return a, mlaas.Invalid("trust", "settings", v)
 			}
 			a.trust = true
+		case "ca":
+			pem, err := os.ReadFile(v)
+			if err != nil {
+				return a, mlaas.Invalid("ca", "a file of certificates", err.Error())
+			}
+			if a.roots = x509.NewCertPool(); !a.roots.AppendCertsFromPEM(pem) {
+				return a, mlaas.Invalid("ca", "a file with certificates in PEM", v)
+			}
 		case "sentinel_user", "sentinel_password":
 		default:
-			return a, mlaas.Invalid("store", "name, wait, trust, sentinel_user or sentinel_password after the ?", key)
+			return a, mlaas.Invalid("store", "name, wait, trust, ca, sentinel_user or sentinel_password after the ?", key)
 		}
 	}
 	if name == "" {
@@ -134,7 +145,7 @@ func (a address) secured(dial func(context.Context, string, string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
-		over := tls.Client(c, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host})
+		over := tls.Client(c, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, RootCAs: a.roots})
 		if err := over.HandshakeContext(ctx); err != nil {
 			c.Close()
 			return nil, err

@@ -143,6 +143,9 @@ local function batch(p)
 
   -- Write. An acknowledgement makes room, and comes first: it is possible when
   -- there is none.
+  if answer == 'ack' or answer == 'retry' then
+    call('SREM', P .. 'claims:' .. token:sub(1, token:find('-', 1, true) - 1), id)
+  end
   if answer == 'ack' then
     call('DEL', message)
     call('ZREM', P .. 'timed:' .. m[1], id)
@@ -226,6 +229,7 @@ while p < #ARGV do
 end
 local text = table.concat(said, ' ')
 if seq ~= first then call('SET', P .. 'seq', string.format('%d', seq)) end
+if #bells > 2000 then bells = {'*', ''} end -- all of them
 if #bells > 0 then call('XADD', P .. 'feed', 'MAXLEN', '~', 1000, '*', unpack(bells)) end
 call('SET', done, ARGV[3] .. ' ' .. text, 'EX', 86400)
 return text

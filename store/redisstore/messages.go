@@ -4,52 +4,63 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/store"
 )
 
-// claims are the messages that this process holds.
-type claims struct {
-	turn  atomic.Int64
-	mu    sync.Mutex
-	token map[int64]string
-}
-
-func (c *claims) hold(id int64, token string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.token == nil {
-		c.token = map[int64]string{}
+// beat shows that this process is there, and gives back what others hold that
+// are not. It compares how often each has beaten with what was so a while ago
+// by its own clock, so that nobody's clock is asked for the time.
+func (s *Store) beat() {
+	type other struct {
+		count string
+		since time.Time
 	}
-	c.token[id] = token
-}
-
-func (c *claims) forget(id int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.token, id)
+	seen := map[string]other{}
+	for every := time.NewTicker(s.dead / 5); ; {
+		ctx, cancel := context.WithTimeout(s.ended, onePatience)
+		pipe := s.db.Pipeline()
+		pipe.HIncrBy(ctx, s.prefix+"alive", s.client, 1)
+		all := pipe.HGetAll(ctx, s.prefix+"alive")
+		_, err := pipe.Exec(ctx)
+		now := time.Now()
+		if err != nil {
+			clear(seen) // who cannot see the others cannot tell who is gone
+		}
+		for client, count := range all.Val() {
+			before, known := seen[client]
+			if !known || before.count != count {
+				seen[client] = other{count, now}
+				continue
+			}
+			if client == s.client || now.Sub(before.since) < s.dead {
+				continue
+			}
+			delete(seen, client)
+			n, err := s.scripts.release.Run(ctx, s.db, nil, s.prefix, client, count).Int()
+			if err == nil && n > 0 {
+				s.log.Warn("a process is gone, what it held is handed out again", "messages", n)
+			}
+		}
+		cancel()
+		select {
+		case <-every.C:
+		case <-s.closing:
+			every.Stop()
+			return
+		}
+	}
 }
 
 // giveBack lets others have at once what nobody here will answer any more. If
-// that fails, the leases pass.
-func (c *claims) giveBack(s *Store) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	args := []any{s.prefix}
-	for id, token := range c.token {
-		args = append(args, id, token)
-	}
-	if len(args) == 1 {
-		return
-	}
+// that fails, they find out by themselves.
+func (s *Store) giveBack() {
 	ctx, cancel := context.WithTimeout(s.ended, onePatience)
 	defer cancel()
-	if err := s.scripts.release.Run(ctx, s.db, nil, args...).Err(); err != nil {
-		s.log.Warn("messages are not given back, and come again when their leases have passed", "messages", len(c.token), "error", err)
+	if err := s.scripts.release.Run(ctx, s.db, nil, s.prefix, s.client).Err(); err != nil {
+		s.log.Warn("what this process holds is not given back, and comes again when it is found gone", "error", s.explain(err))
 	}
 }
 
@@ -80,7 +91,7 @@ func (s *Store) claim(ctx context.Context, inbox string, lease time.Duration) (c
 	}
 	// What is handed out must not be lost because the caller turned away: ctx
 	// is looked at before and after.
-	token, turn := rand.Text(), s.claims.turn.Add(1)%4
+	token, turn := s.client+"-"+rand.Text(), s.turn.Add(1)%4
 	var answer []any
 	err = s.try(s.ended, func(work context.Context, again bool) (err error) {
 		how := ""
@@ -90,7 +101,7 @@ func (s *Store) claim(ctx context.Context, inbox string, lease time.Duration) (c
 			}
 			how = "again"
 		}
-		answer, err = s.scripts.next.Run(work, s.db, nil, s.prefix, inbox, max(lease, time.Millisecond).Microseconds(), token, turn, how).Slice()
+		answer, err = s.scripts.next.Run(work, s.db, nil, s.prefix, inbox, max(lease, time.Millisecond).Microseconds(), s.client, token, turn, how).Slice()
 		return err
 	})
 	if err != nil {
@@ -112,7 +123,6 @@ func (s *Store) claim(ctx context.Context, inbox string, lease time.Duration) (c
 	c = store.Claim{ID: number(answer[1]), Token: token, Delivery: int(number(answer[2])), Why: text(answer[7]), Message: store.Message{
 		To: inbox, Subject: text(answer[3]), Key: text(answer[4]), Body: body(answer[5]), Due: time.UnixMicro(number(answer[6])).UTC(),
 	}}
-	s.claims.hold(c.ID, token)
 	return c, 0, nil
 }
 

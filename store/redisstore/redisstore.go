@@ -14,6 +14,7 @@ package redisstore
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ import (
 type Options struct {
 	Log  *slog.Logger // nil: slog.Default()
 	Gone int          // deletions that Watch can look back over; 0: 100,000
+
+	dead time.Duration // for tests; 0: deadTime
 }
 
 // A Store is a store.Driver.
@@ -50,8 +53,10 @@ type Store struct {
 
 	writer writer
 	bells  bells
-	claims claims
-	last   string // of the feed, for the goroutine that reads it
+	last   string        // of the feed, for the goroutine that reads it
+	client string        // who claims
+	dead   time.Duration // without a heartbeat
+	turn   atomic.Int64  // counts claims
 
 	orphaned atomic.Bool // a connection was made that could not be told to which history it belongs
 	commits  atomic.Int64
@@ -61,7 +66,8 @@ type Store struct {
 	ended   context.Context // done after Close
 	end     context.CancelFunc
 	once    sync.Once
-	all     sync.WaitGroup // the goroutines born in Open
+	all     sync.WaitGroup // the goroutines born in Open, but the lanes
+	beats   sync.WaitGroup // and the one that beats
 }
 
 var _ store.Driver = (*Store)(nil)
@@ -72,8 +78,9 @@ const (
 	dialTime    = time.Second
 	firstPause  = 10 * time.Millisecond // before the next try; doubles
 	longPause   = 300 * time.Millisecond
-	confirmTime = time.Second // for replicas to confirm a group, each time it is asked
-	pageBytes   = 8 << 20     // read from the server at once
+	confirmTime = time.Second      // for replicas to confirm a group, each time it is asked
+	deadTime    = 15 * time.Second // without a heartbeat, a process is gone
+	pageBytes   = 8 << 20          // read from the server at once
 )
 
 // The scripts, each with its own comment.
@@ -106,6 +113,7 @@ var (
 // is 1 if not said. The server is refused when its settings could lose what
 // was acknowledged; ?trust=settings is for servers that do not show theirs.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
+	quiet()
 	a, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -114,6 +122,8 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		address: a,
 		log:     cmp.Or(o.Log, slog.Default()),
 		keep:    cmp.Or(o.Gone, 100_000),
+		client:  rand.Text(),
+		dead:    cmp.Or(o.dead, deadTime),
 		closing: make(chan struct{}),
 	}
 	s.ended, s.end = context.WithCancel(context.Background())
@@ -125,8 +135,17 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	}
 	s.writer.begin(s)
 	s.all.Go(s.follow)
+	s.beats.Go(s.beat)
 	return s, nil
 }
+
+// quiet keeps the client from writing to the standard error by itself: what it
+// has to say comes back as errors. It is one logger for the process.
+var quiet = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 func (s *Store) dial() *redis.Client {
 	dialer := &net.Dialer{Timeout: dialTime, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 3}}
@@ -138,7 +157,7 @@ func (s *Store) dial() *redis.Client {
 		return s.conns.add(c), nil
 	}
 	secured := s.secured(dial)
-	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	plain := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if s.master != "" {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: s.master, SentinelAddrs: s.hosts,
@@ -152,7 +171,7 @@ func (s *Store) dial() *redis.Client {
 		Network: s.network, Addr: s.hosts[0], Username: s.user, Password: s.password,
 		Dialer: secured, OnConnect: s.greet, Protocol: 2, MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: dialTime, ReadTimeout: onePatience, WriteTimeout: onePatience, ContextTimeoutEnabled: true,
-		PoolSize: 64, DisableIdentity: true, MaintNotificationsConfig: quiet,
+		PoolSize: 64, DisableIdentity: true, MaintNotificationsConfig: plain,
 	})
 }
 
@@ -172,7 +191,8 @@ func (s *Store) Close() error {
 		close(s.closing)
 		s.writer.close()
 		s.writer.wait()
-		s.claims.giveBack(s)
+		s.beats.Wait()
+		s.giveBack()
 		s.end()
 		s.db.Close()
 		s.all.Wait()

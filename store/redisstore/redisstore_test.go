@@ -18,6 +18,7 @@ func open(t *testing.T, url string, o Options) *Store {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		server := redistest.Start(t, &redistest.Server{})
 		return storetest.Harness{

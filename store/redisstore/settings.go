@@ -21,7 +21,7 @@ func (s *Store) greet(ctx context.Context, c *redis.Conn) error {
 	info, err := c.Info(ctx, "server", "replication", "cluster").Result()
 	if err != nil {
 		if strings.HasPrefix(err.Error(), "NOPERM") {
-			return unsafe{s.address, []string{"INFO is forbidden to this user: allow +info"}}
+			return s.unsafe("INFO is forbidden to this user: allow +info")
 		}
 		return err
 	}
@@ -36,12 +36,12 @@ func (s *Store) greet(ctx context.Context, c *redis.Conn) error {
 	case s.trust:
 		settings = nil
 	case err != nil && (strings.HasPrefix(err.Error(), "NOPERM") || strings.HasPrefix(err.Error(), "ERR unknown command")):
-		return unsafe{s.address, []string{"CONFIG is forbidden, so its settings cannot be checked: allow +config|get, or, if they are as the manual asks, add ?trust=settings to the URL"}}
+		return s.unsafe("CONFIG is forbidden, so its settings cannot be checked: allow +config|get, or, if they are as the manual asks, add ?trust=settings to the URL")
 	case err != nil:
 		return err
 	}
 	if wrong := s.wrong(info, settings); len(wrong) > 0 {
-		return unsafe{s.address, wrong}
+		return s.unsafe(wrong...)
 	}
 	if s.wait == 0 {
 		return nil
@@ -68,6 +68,10 @@ type unsafe struct {
 	at    address
 	lines []string
 }
+
+// unsafe is wrapped once more, because the client takes one wrapping off what
+// greet returns.
+func (a address) unsafe(lines ...string) error { return fmt.Errorf("%w", unsafe{a, lines}) }
 
 func (u unsafe) Error() string {
 	return fmt.Sprintf("the Redis server %s is not safe to keep a platform in:\n%s", u.at, strings.Join(u.lines, "\n"))
@@ -158,7 +162,7 @@ func (s *Store) explain(err error) error {
 		return fmt.Errorf("the Redis server %s cannot write to its disk (%s): %w", s, said, mlaas.ErrDisk)
 	case strings.HasPrefix(said, "NOREPLICAS"):
 		return fmt.Errorf("the Redis server %s has too few replicas to write safely; nothing was written: %w", s, mlaas.ErrUnavailable)
-	case strings.HasPrefix(said, "NOAUTH"), strings.HasPrefix(said, "WRONGPASS"), strings.HasPrefix(said, "NOPERM"), strings.HasPrefix(said, "ERR AUTH"):
+	case strings.HasPrefix(said, "NOAUTH"), strings.HasPrefix(said, "WRONGPASS"), strings.HasPrefix(said, "NOPERM"), strings.HasPrefix(said, "ERR AUTH"), strings.Contains(said, "can't access at least one of the keys"):
 		return fmt.Errorf("the Redis server %s does not let us in (%s): give user and password in the URL: %w", s, said, mlaas.ErrUnavailable)
 	}
 	_, net := errors.AsType[net.Error](err)

@@ -128,8 +128,8 @@ func (s *Store) follow() {
 // Watch sends every row as it stands, then one Change with Synced, then each
 // change. It reads the rows in the order in which they were written last, page
 // by page, on and on: a row that changes meanwhile comes again further on. A
-// slow receiver holds up nobody. A server that is away for longer than a few
-// seconds ends it.
+// slow receiver holds up nobody. While the server is away it waits, and goes on
+// from where it was.
 func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<- store.Change) error {
 	last, deletions, synced := from, from, false
 	if from == 0 {
@@ -148,6 +148,12 @@ func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<
 	for {
 		rings := s.hearRows(kinds)
 		page, err := s.changes(ctx, last, deletions, kinds)
+		if errors.Is(err, mlaas.ErrUnavailable) && !errors.As(err, new(unsafe)) {
+			err = s.pause(ctx, nil, longPause)
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -247,12 +247,8 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) error {
 	}
 	switch {
 	case word == "ok":
-		if answered != nil {
-			s.claims.forget(answered.ID)
-		}
 		return nil
 	case word == "held":
-		s.claims.forget(answered.ID)
 		return fmt.Errorf("%s %d of %s: %w", answered.Message.Subject, answered.ID, answered.Message.To, store.ErrNotHeld)
 	}
 	at, rev, ok := strings.Cut(word, ":")
