@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -192,6 +194,31 @@ func TestNoInit(t *testing.T) {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s: no init functions", set.Position(fn.Pos()))
 			}
+		}
+	}
+}
+
+// What docs/guarantees.md says that shows a promise is there: `room: TestName`.
+func TestGuarantees(t *testing.T) {
+	text, err := os.ReadFile("../../docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+): (Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 20 {
+		t.Errorf("it names %d tests", len(named))
+	}
+	for _, n := range named {
+		files, err := filepath.Glob("../../" + n[1] + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := slices.ContainsFunc(files, func(f string) bool {
+			src, err := os.ReadFile(f)
+			return err == nil && strings.Contains(string(src), "func "+n[2]+"(t *testing.T)")
+		})
+		if !found {
+			t.Errorf("there is no %s in %s", n[2], n[1])
 		}
 	}
 }
