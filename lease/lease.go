@@ -262,6 +262,21 @@ func (m *Member) Hold(ctx context.Context, name string, work func(ctx context.Co
 	}
 }
 
+// Holder says who holds the lease called name, as far as this process can
+// tell: nobody does whose holder has not been seen to live for ten seconds.
+// Until this process has seen the leases it is mlaas.ErrUnavailable.
+func (m *Member) Holder(name string) (l store.Lease, held bool, err error) {
+	m.init()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.synced {
+		return l, false, fmt.Errorf("who holds what is not known yet: %w", mlaas.ErrUnavailable)
+	}
+	l = m.leases[name].Value
+	holder, there := m.members[l.Holder]
+	return l, l.Holder != "" && there && time.Since(holder.seen) < deadAfter, nil
+}
+
 // acquire waits for the lease and takes it.
 func (m *Member) acquire(ctx context.Context, name string) (*Tenure, error) {
 	if m.Alone {

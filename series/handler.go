@@ -1,6 +1,7 @@
 package series
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -48,10 +49,7 @@ func Handler(s *Store) http.Handler {
 		return reply(w, keys, err)
 	})
 	handle("GET /series/{tenant}/{run}/last", func(w http.ResponseWriter, r *http.Request, k key) error {
-		var out last
-		err := s.look(r.Context(), k, toRead, func(run *run) {
-			out.Log, out.Metric, out.Seq = run.Lines, run.Points, run.seqs[r.URL.Query().Get("replica")]
-		})
+		out, err := s.newest(r.Context(), k, r.URL.Query().Get("replica"))
 		return reply(w, out, err)
 	})
 	handle("GET /series/{tenant}/{run}/kept", func(w http.ResponseWriter, r *http.Request, k key) error {
@@ -59,13 +57,22 @@ func Handler(s *Store) http.Handler {
 		return reply(w, kept, err)
 	})
 	handle("GET /series/{tenant}/{run}/changed", s.serveChanged)
-	handle("POST /series/{tenant}/{run}/release", func(w http.ResponseWriter, r *http.Request, k key) error {
-		return reply(w, struct{}{}, s.Release(r.Context(), k.tenant, k.run))
-	})
 	handle("DELETE /series/{tenant}/{run}", func(w http.ResponseWriter, r *http.Request, k key) error {
 		return reply(w, struct{}{}, s.Delete(r.Context(), k.tenant, k.run))
 	})
+	handle("POST /series/{tenant}/{run}/release", func(w http.ResponseWriter, r *http.Request, k key) error {
+		return reply(w, struct{}{}, s.Release(r.Context(), k.tenant, k.run))
+	})
+	handle("POST /series/{tenant}/{run}/trim", func(w http.ResponseWriter, r *http.Request, k key) error {
+		freed, err := s.trimOne(r.Context(), k, r.URL.Query().Get("lines") == "true")
+		return reply(w, freed, err)
+	})
 	return mux
+}
+
+func (s *Store) newest(ctx context.Context, k key, replica string) (out last, err error) {
+	err = s.look(ctx, k, toRead, func(r *run) { out = last{r.Lines, r.Points, r.seqs[replica]} })
+	return out, err
 }
 
 // last is the newest numbers of a run, and of one replica's lines.

@@ -165,30 +165,42 @@ func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.
 	if err := s.countSealed(ctx); err != nil {
 		return 0, err
 	}
-	over := func() bool { return mlaas.Bytes(s.sealed.Load()+s.unsealed.Load()) > most }
-	if !over() {
+	if mlaas.Bytes(s.sealed.Load()+s.unsealed.Load()) <= most {
 		return 0, nil
 	}
-	var keys []key
+	keys, err := s.oldest(ctx, s.counts)
+	if err != nil {
+		return 0, err
+	}
+	return trim(keys, mlaas.Bytes(s.sealed.Load()+s.unsealed.Load())-most, finished, func(k key, lines bool) (mlaas.Bytes, error) {
+		return s.trimRun(ctx, k, lines)
+	})
+}
+
+// oldest are the runs that have something sealed, oldest first.
+func (s *Store) oldest(ctx context.Context, which func(*run) bool) (keys []key, err error) {
 	err = s.medium.each(ctx, func(k key, r *run, err error) error {
-		if err == nil && s.counts(r) && r.manifest.size() > 0 {
+		if err == nil && which(r) && r.manifest.size() > 0 {
 			keys = append(keys, k)
 		}
 		return ctx.Err()
 	})
-	if err != nil {
-		return 0, err
-	}
 	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.run, b.run) }) // names sort by age
+	return keys, err
+}
+
+// trim calls drop for runs that are finished until so much is freed: for all
+// lines first, then for points.
+func trim(keys []key, excess mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool, drop func(k key, lines bool) (mlaas.Bytes, error)) (freed mlaas.Bytes, err error) {
 	for _, lines := range []bool{true, false} {
 		for _, k := range keys {
-			if !over() {
+			if freed >= excess {
 				return freed, nil
 			}
 			if finished != nil && !finished(k.tenant, k.run) {
 				continue
 			}
-			n, err := s.trimRun(ctx, k, lines)
+			n, err := drop(k, lines)
 			freed += n
 			if err != nil {
 				return freed, fmt.Errorf("trim run %s: %w", k.run, err)
@@ -198,6 +210,13 @@ func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.
 	return freed, nil
 }
 
+// trimOne is trimRun for who does not hold sealing.
+func (s *Store) trimOne(ctx context.Context, k key, lines bool) (mlaas.Bytes, error) {
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	return s.trimRun(ctx, k, lines)
+}
+
 // trimRun drops the lines, or the points, of a run that are sealed.
 func (s *Store) trimRun(ctx context.Context, k key, lines bool) (freed mlaas.Bytes, err error) {
 	r, release, err := s.find(ctx, k, toManage, 0)
@@ -205,7 +224,7 @@ func (s *Store) trimRun(ctx context.Context, k key, lines bool) (freed mlaas.Byt
 		return 0, err
 	}
 	defer release()
-	err = s.retried(ctx, r, func() error {
+	err = s.retried(ctx, r, func(bool) error {
 		s.mu.Lock()
 		m := r.manifest
 		s.mu.Unlock()

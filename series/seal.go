@@ -74,22 +74,23 @@ func (s *Store) sealOldest(ctx context.Context) (bool, error) {
 
 // sealPart seals what a segment has of a run.
 func (s *Store) sealPart(ctx context.Context, r *run, p *part) error {
-	return s.retried(ctx, r, func() error {
+	return s.retried(ctx, r, func(alone bool) error {
 		s.mu.Lock()
 		there := p.seg.parts[r] == p // else the run is somebody else's by now
 		s.mu.Unlock()
 		if !there {
 			return nil
 		}
-		return s.sealRun(ctx, r, p)
+		return s.sealRun(ctx, r, p, alone)
 	})
 }
 
-// retried calls f again where somebody else has changed the manifest of r.
-func (s *Store) retried(ctx context.Context, r *run, f func() error) error {
-	for {
-		err := f()
-		if !errors.Is(err, errMoved) {
+// retried calls f again where somebody else has changed the manifest of r; and
+// where nobody has, but a chunk is missing, with the word to leave chunks alone.
+func (s *Store) retried(ctx context.Context, r *run, f func(alone bool) error) error {
+	for alone := false; ; {
+		err := f(alone)
+		if !errors.Is(err, errMoved) || alone {
 			return err
 		}
 		now, err := s.medium.load(ctx, r.key)
@@ -97,6 +98,11 @@ func (s *Store) retried(ctx context.Context, r *run, f func() error) error {
 			return err
 		}
 		s.mu.Lock()
+		if now.rev == r.rev {
+			s.mu.Unlock()
+			alone = true
+			continue
+		}
 		if ours := r.ours; ours && !now.ours { // it was deleted, or taken while this process was thought dead
 			s.drop(r)
 			r.ours, r.rev = false, 0
@@ -117,7 +123,7 @@ func (s *Store) retried(ctx context.Context, r *run, f func() error) error {
 
 // sealRun writes what a retired segment has of a run into blobs, and then the
 // manifest that says so. Nobody else changes the chunks of a run meanwhile.
-func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
+func (s *Store) sealRun(ctx context.Context, r *run, p *part, alone bool) error {
 	s.mu.Lock()
 	m := r.manifest
 	m.Sealed = p.seg.number
@@ -125,7 +131,7 @@ func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 	var old []chunk
 	var gone int64
 	if len(p.lines) > 0 {
-		logs, replaced, err := s.sealLines(ctx, m.Logs, p)
+		logs, replaced, err := s.sealLines(ctx, m.Logs, p, alone)
 		if err != nil {
 			return err
 		}
@@ -136,7 +142,7 @@ func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 		}
 	}
 	if len(p.points) > 0 {
-		metrics, replaced, err := s.sealPoints(ctx, r.key, m.Metrics, p)
+		metrics, replaced, err := s.sealPoints(ctx, r.key, m.Metrics, p, alone)
 		if err != nil {
 			return err
 		}
@@ -220,7 +226,10 @@ func absorb(chunks []chunk, coming, most int64, weight func(chunk) int64) int {
 	return n
 }
 
-func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part) (after, replaced []chunk, err error) {
+func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part, alone bool) (after, replaced []chunk, err error) {
+	if alone {
+		return s.sealLinesAlone(ctx, chunks, p)
+	}
 	n := absorb(chunks, p.text, s.segmentBytes(), func(c chunk) int64 { return c.Text })
 	replaced = chunks[len(chunks)-n:]
 	w := &lineWriter{s: s}
@@ -233,13 +242,14 @@ func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part) (after, 
 			return s.sealLinesAlone(ctx, chunks, p)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, moved(err)
 		}
 	}
 	return s.putLines(ctx, w, chunks[:len(chunks)-n], replaced, p)
 }
 
-// sealLinesAlone leaves the chunks before as they are, because one is damaged.
+// sealLinesAlone leaves the chunks before as they are, because one is damaged
+// or missing.
 func (s *Store) sealLinesAlone(ctx context.Context, chunks []chunk, p *part) (after, replaced []chunk, err error) {
 	return s.putLines(ctx, &lineWriter{s: s}, chunks, nil, p)
 }
@@ -275,12 +285,15 @@ func (s *Store) eachMention(g *segment, list []mention, f func(span) error) erro
 	return nil
 }
 
-func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part) (after, replaced []chunk, err error) {
+func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part, alone bool) (after, replaced []chunk, err error) {
 	var coming int64
 	for _, m := range p.points {
 		coming += int64(m.n)
 	}
 	n := absorb(chunks, coming, s.segmentBytes()/16, func(c chunk) int64 { return c.N })
+	if alone {
+		n = 0
+	}
 	replaced = chunks[len(chunks)-n:]
 	w := s.newPointWriter(k)
 	for _, c := range replaced {
@@ -294,7 +307,7 @@ func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part) 
 			break
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, moved(err)
 		}
 	}
 	err = s.eachMention(p.seg, p.points, func(sp span) error {

@@ -172,8 +172,8 @@ func TestStore(t *testing.T) {
 		"SealingFails":          testSealingFails,
 		"Cancelled":             testCancelled,
 		"FlippedBitInChunk":     testFlippedBitInChunk,
+		"LostChunk":             testLostChunk,
 		"Model":                 testModel,
-		"Remote":                testRemote,
 	}
 	for _, on := range []medium{inFolder, onObjects} {
 		for name, test := range tests {
@@ -1152,6 +1152,27 @@ func testFlippedBitInChunk(t *testing.T, on medium) {
 	}
 	if got, err := s.RunPoints(t.Context(), tenant, "run", 1, 10); err != nil || len(got) != 3 {
 		t.Errorf("there is %v, %v", got, err)
+	}
+}
+
+// A chunk that is lost costs what is in it; sealing goes on, and so does what
+// comes after.
+func testLostChunk(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
+	place := s.Blob.(*memory)
+	w := fence("worker-0", 1)
+	add(t, s, logFrame(w, 1, "one"), pointFrame(w, 1, pt("x", 1, 1)))
+	seal(t, s)
+	clear(place.blobs)
+	for i := range int64(2) {
+		add(t, s, logFrame(w, i+2, "more"), pointFrame(w, i+2, pt("x", i+2, 2)))
+		seal(t, s)
+	}
+	if got := lines(t, s, series.LineQuery{}); len(got) != 3 || got[0].Stream != "platform" || got[2].Cursor != 3 {
+		t.Errorf("there is %s", short(got))
+	}
+	if got, want := drawn(points(t, s, series.PointQuery{})), "worker-0.x 2=2 3=2"; got != want {
+		t.Errorf("there is %s, want %s", got, want)
 	}
 }
 

@@ -36,6 +36,8 @@ type shard struct {
 	record store.Shard
 	rev    int64
 
+	found []objectName // at open, of a store that only reads
+
 	// Under mu.
 	number int64 // of the last object that was tried
 	last   int64 // of the last that counts
@@ -46,10 +48,14 @@ const (
 	putWithin  = 30 * time.Second // an object that takes longer is given up
 	fetches    = 16               // objects that are got at the same time
 	maxObjects = 600              // of a segment: what Open has to get is bounded
+	numbers    = 1000             // that are taken from the record at a time, so that none is used again
 )
 
 func (h *shard) open(ctx context.Context) error {
 	err := h.take(ctx)
+	if h.sealedOnly {
+		return err
+	}
 	for tries := 0; err == nil; tries++ {
 		err = h.replay(ctx)
 		if !errors.Is(err, errMoved) || tries == 5 {
@@ -102,7 +108,10 @@ func (h *shard) begins(ctx context.Context) error {
 	h.mu.Lock()
 	last := h.last
 	h.mu.Unlock()
-	err := h.change(ctx, func(sh *store.Shard) { sh.Since, sh.From = sh.Opened, last+1 })
+	err := h.change(ctx, func(sh *store.Shard) {
+		sh.Since, sh.From = sh.Opened, last+1
+		sh.Given += numbers
+	})
 	if err == nil {
 		h.sweep(ctx)
 	}
@@ -165,15 +174,13 @@ func (h *shard) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h.found = found
 	count, _, lost := chain(found, h.record)
 	if lost {
 		h.tolerant = true
 		h.log().Error("series: an object is lost; what is before and behind it is kept", "shard", h.Shard)
 	}
-	h.number, h.last = h.record.Sealed, h.record.Sealed
-	for _, n := range found { // also those that do not count: their keys are not used again
-		h.number = max(h.number, n.number)
-	}
+	h.number, h.last = h.record.Given, h.record.Sealed
 	var g *segment
 	for some := range slices.Chunk(count, fetches) {
 		data := make([][]byte, len(some))
@@ -222,7 +229,6 @@ func (h *shard) begin() (*segment, error) {
 func (h *shard) grow(g *segment, n objectName, data []byte) {
 	g.data.(*pieces).add(n, data)
 	g.number, h.last = n.number, n.number
-	h.number = max(h.number, n.number)
 }
 
 func (h *shard) crowded(g *segment) bool {
@@ -238,14 +244,10 @@ func (h *shard) crowded(g *segment) bool {
 func (h *shard) write(g *segment, b []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), putWithin) // not one caller's: it is for all
 	defer cancel()
-	h.mu.Lock()
-	if err := h.gone; err != nil {
-		h.mu.Unlock()
+	n, err := h.next(ctx)
+	if err != nil {
 		return err
 	}
-	h.number++
-	n := objectName{number: h.number, opened: h.record.Opened, before: h.last}
-	h.mu.Unlock()
 	if err := h.held(ctx); err != nil {
 		return err
 	}
@@ -268,6 +270,33 @@ func (h *shard) write(g *segment, b []byte) error {
 	defer h.mu.Unlock()
 	h.grow(g, n, b)
 	return nil
+}
+
+// next is the name of an object that nobody has tried to put.
+func (h *shard) next(ctx context.Context) (objectName, error) {
+	sh := h.says()
+	h.mu.Lock()
+	gone, used := h.gone, h.number == sh.Given
+	h.mu.Unlock()
+	if gone != nil {
+		return objectName{}, gone
+	}
+	if used {
+		if err := h.change(ctx, func(sh *store.Shard) { sh.Given += numbers }); err != nil {
+			return objectName{}, err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.number++
+	return objectName{number: h.number, opened: sh.Opened, before: h.last}, nil
+}
+
+// says is the record.
+func (h *shard) says() store.Shard {
+	h.owning.RLock()
+	defer h.owning.RUnlock()
+	return h.record
 }
 
 // held is an error where the lease of the cluster is lost.
@@ -318,9 +347,7 @@ func (h *shard) sweep(ctx context.Context) {
 		h.log().Warn("series: what does not count cannot be swept; it is tried again", "shard", h.Shard, "error", err)
 		return
 	}
-	h.owning.RLock()
-	sh := h.record
-	h.owning.RUnlock()
+	sh := h.says()
 	_, rest, _ := chain(found, sh)
 	rest = slices.DeleteFunc(rest, func(n objectName) bool { return n.number > last && n.opened >= sh.Opened })
 	h.delete(ctx, rest)
@@ -341,7 +368,7 @@ func (h *shard) load(ctx context.Context, k key) (*run, error) {
 func (h *shard) decode(r *run, m store.Manifest, rev int64) error {
 	err := r.decode(m.Body)
 	r.rev, r.manifest.Shard, r.Released = rev, m.Shard, m.Released
-	r.ours = m.Shard == h.Shard && !m.Released
+	r.ours = m.Shard == h.Shard && !m.Released && !h.sealedOnly
 	return err
 }
 
@@ -544,7 +571,7 @@ func (s *Store) sealAndRelease(ctx context.Context, r *run) error {
 			return err
 		}
 	}
-	return s.retried(ctx, r, func() error {
+	return s.retried(ctx, r, func(bool) error {
 		s.mu.Lock()
 		m := r.manifest
 		s.mu.Unlock()

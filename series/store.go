@@ -57,7 +57,9 @@ type Store struct {
 
 	Every       time.Duration // while much is appended, objects begin so far apart; 0: 1 s
 	GatherBytes int64         // what is put at once though it is sooner; 0: 4 MiB
-	readOnly    bool          // nothing is written; see archive
+
+	readOnly   bool // nothing is written, but for manifests by who has no shard
+	sealedOnly bool // and only what is sealed is read
 
 	SegmentBytes int64 // a segment is sealed when it is larger; 0: 16 MiB
 	LogBytes     int64 // of text kept of one run; 0: 1 GiB

@@ -275,6 +275,7 @@ type Shard struct {
 	From   int64  `json:"from"`   // from this number on, objects of openings before Since do not count
 	Since  int64  `json:"since"`
 	Sealed int64  `json:"sealed"` // up to this number all is sealed
+	Given  int64  `json:"given"`  // up to this number any may have been used
 }
 
 // Shards are written by the booster that has the shard. ID: the name; no tenant.

@@ -2,20 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"sync"
 
 	"mlaas.dev/mlaas"
-	"mlaas.dev/mlaas/blob"
-	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/blob/s3"
-	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -39,74 +33,39 @@ func openStore(ctx context.Context, at string, log *slog.Logger) (store.Driver, 
 	return nil, mlaas.Invalid("--store", "a URL that begins with redis://, rediss:// or redis+sentinel://", u.Scheme+"://...")
 }
 
-// places are where content and series are.
-type places struct {
-	blob.Driver
-	close   func() error
-	objects *s3.Objects // nil: in a folder that the machine has
-	usage   func() mlaas.Bytes
+// A bucket is where content and series are.
+type bucket struct {
+	*s3.S3
+	objects *s3.Objects
 }
 
-// Close frees what openBlob holds.
-func (p places) Close() error { return p.close() }
-
-// openBlob opens the place for content that the services share.
-func openBlob(ctx context.Context, at string, log *slog.Logger) (places, error) {
+// openBucket opens the bucket that the services share.
+func openBucket(ctx context.Context, at string, log *slog.Logger) (bucket, error) {
 	u, err := url.Parse(at)
 	if err != nil {
-		return places{}, mlaas.Invalid("--blob", "a URL such as s3://BUCKET?endpoint=https://HOST", "something else")
+		return bucket{}, mlaas.Invalid("--blob", "a URL such as s3://BUCKET?endpoint=https://HOST", "something else")
 	}
-	switch u.Scheme {
-	case "s3":
-		b, err := s3.Open(ctx, at, s3.Options{Log: log})
-		if err != nil {
-			return places{}, err
-		}
-		return places{Driver: b, objects: b.Objects(), close: func() error { return nil }, usage: func() mlaas.Bytes { return 0 }}, nil
-	case "file":
-		b, err := files.Open(u.Path, nil)
-		if err != nil {
-			return places{}, err
-		}
-		return places{Driver: b, close: b.Close, usage: b.Usage}, nil
+	if u.Scheme != "s3" {
+		return bucket{}, mlaas.Invalid("--blob", "a URL that begins with s3://", u.Scheme+"://...")
 	}
-	return places{}, mlaas.Invalid("--blob", "a URL that begins with s3:// or, on one machine, file://", u.Scheme+"://...")
+	b, err := s3.Open(ctx, at, s3.Options{Log: log})
+	if err != nil {
+		return bucket{}, err
+	}
+	return bucket{b, b.Objects()}, nil
 }
 
-// series opens the lines and points of a cluster for the one who serves it:
-// beside the blobs where those are in a bucket, else in a folder.
-func (p places) series(dir, cluster string, t *lease.Tenure, client *http.Client, log *slog.Logger) (*series.Store, error) {
-	s := &series.Store{Blob: p.Driver, Log: log}
-	if p.objects == nil {
-		s.Dir = filepath.Join(dir, "series", cluster)
-	} else {
-		db := t.Over()
-		remote := &series.Remote{Client: client, Log: log}
-		s.Objects, s.DB, s.Shard, s.Epoch, s.Held = p.objects, db, cluster, t.Epoch, t.Held
-		s.Take = func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID, from string) error {
-			at, err := shardURL(ctx, db, from)
-			if err != nil {
-				return err
-			}
-			if at == "" {
-				return fmt.Errorf("nobody serves cluster %s now: %w", from, mlaas.ErrUnavailable)
-			}
-			return remote.Release(ctx, at, tenant, run)
+// remote reads the series of every cluster, from whoever serves it.
+func (s *service) remote(db store.Driver, b bucket) (*series.Remote, error) {
+	client, err := s.internal()
+	find := func(_ context.Context, cluster string) (string, error) {
+		l, held, err := s.member.Holder(store.ClusterLease(cluster))
+		if err != nil || !held {
+			return "", err
 		}
+		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), nil
 	}
-	if err := s.Open(); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// shardURL is where the series of a cluster are served; empty: nowhere now.
-func shardURL(ctx context.Context, db store.Driver, cluster string) (string, error) {
-	l, _, err := store.Leases(db).Get(ctx, "", store.ClusterLease(cluster))
-	if errors.Is(err, mlaas.ErrNotFound) || err == nil && l.URL == "" {
-		return "", nil
-	}
-	return l.URL + "/internal/cluster/" + url.PathEscape(cluster), err
+	return &series.Remote{Find: find, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
 }
 
 // shards are the series of the clusters that this process serves, for the
@@ -147,21 +106,3 @@ func (x *shards) handler() http.Handler {
 	})
 	return mux
 }
-
-// findShard says where the series of a run are served: by the booster of the
-// cluster that it ran on last.
-func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) {
-	return func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (string, error) {
-		state, _, err := store.RunStates(db).Get(ctx, tenant, string(run))
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
-			return "", err
-		}
-		n := len(state.Attempts)
-		if n == 0 {
-			return "", fmt.Errorf("run %s has said nothing yet: %w", run, mlaas.ErrNotFound)
-		}
-		return shardURL(ctx, db, state.Attempts[n-1].Cluster)
-	}
-}
-
-var _ io.Closer = places{}
