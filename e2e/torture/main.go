@@ -13,10 +13,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -110,6 +113,7 @@ func (t *torture) run(ctx context.Context) error {
 		}
 	}
 	crashes(stages)
+	never(".", stages)
 	if !table(rows) {
 		errs = append(errs, errors.New("what was acknowledged is not what is there"))
 	}
@@ -181,6 +185,38 @@ func crashes(stages []*Stage) {
 		for _, point := range slices.Sorted(maps.Keys(s.points)) {
 			fmt.Printf("  %-50s %d\n", point, s.points[point])
 		}
+	}
+}
+
+// never lists the failpoints of the source that no layout was crashed at: they
+// were not passed while they were listened for. It says nothing where the
+// source is not there.
+func never(source string, stages []*Stage) {
+	hit := regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`)
+	crashed, names := map[string]bool{}, map[string]bool{}
+	for _, s := range stages {
+		for point := range s.points {
+			_, name, _ := strings.Cut(point, " ")
+			crashed[name] = true
+		}
+	}
+	if len(crashed) == 0 {
+		return
+	}
+	err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range hit.FindAllSubmatch(text, -1) {
+			if !crashed[string(m[1])] {
+				names[string(m[1])] = true
+			}
+		}
+		return err
+	})
+	if err == nil && len(names) > 0 {
+		fmt.Printf("\nfailpoints that no process came to, and none was crashed at: %s\n", strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 	}
 }
 

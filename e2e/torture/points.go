@@ -30,7 +30,7 @@ func (*Points) Fits(s *Stage) error {
 }
 
 const (
-	pointsListen   = 6 * time.Second  // how long the points are listened for
+	pointsListen   = 8 * time.Second  // how long the points are listened for
 	pointsPatience = 12 * time.Second // how long one is waited for
 )
 
