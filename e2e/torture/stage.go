@@ -205,6 +205,9 @@ func (s *Stage) suffer(ctx context.Context, f Fault) error {
 	if l, ok := f.(lasting); ok {
 		lasts = l.Lasts(s.Random)
 	}
+	if s.Short {
+		lasts /= 2
+	}
 	over := time.After(lasts)
 	if m, ok := f.(meanwhile); ok {
 		m.Meanwhile(ctx, s, tally)
