@@ -95,7 +95,7 @@ func (t *torture) run(ctx context.Context) error {
 	for i, kind := range t.layouts {
 		// What is left of the time is shared by the layouts that are left.
 		left := time.Duration(t.minutes*float64(time.Minute)) - time.Since(began)
-		s := &Stage{Kind: kind, Binary: t.binary, Failpoints: t.failpoints, S3: t.s3, Short: t.short,
+		s := &Stage{Kind: kind, Binary: t.binary, Failpoints: t.failpoints, S3: t.s3, Short: t.short, Known: known(stages),
 			Random: rand.New(rand.NewPCG(t.seed, uint64(slices.Index(layout.Kinds, kind))))}
 		err := t.perform(ctx, s, time.Now().Add(left/time.Duration(len(t.layouts)-i)))
 		bad := slices.ContainsFunc(s.rows, func(r *Row) bool { return !r.Tally.clean() })
@@ -139,7 +139,7 @@ func (t *torture) perform(ctx context.Context, s *Stage, until time.Time) error 
 		switch err := f.Fits(s); {
 		case errors.Is(err, errElsewhere), t.short && t.done[f.Name()] && !everywhere(f, s):
 		case err != nil:
-			fmt.Printf("%-12s %-34s cannot here: %v\n", s.Kind, f.Name(), err)
+			fmt.Printf("%-12s %-52s cannot here: %v\n", s.Kind, f.Name(), err)
 			if os.Getenv("CI") == "true" {
 				return fmt.Errorf("%s cannot be done here: %w", f.Name(), err)
 			}
@@ -161,7 +161,7 @@ func (t *torture) perform(ctx context.Context, s *Stage, until time.Time) error 
 			return err
 		}
 		r := s.row(f.Name())
-		fmt.Printf("%-12s %-34s #%-3d %5.1f s, back after %4.1f s; %d acknowledged in all, %d wrong here\n", s.Kind, f.Name(), r.Times,
+		fmt.Printf("%-12s %-52s #%-3d %5.1f s, back after %4.1f s; %d acknowledged in all, %d wrong here\n", s.Kind, f.Name(), r.Times,
 			time.Since(began).Seconds(), r.Back.Seconds(), s.ledger.len(), r.Tally.Lost+r.Tally.Duplicated+r.Tally.Illegal)
 	}
 	if s.Short {
@@ -187,6 +187,20 @@ func (t *torture) explain(s *Stage) {
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: the end of what its processes wrote\n", s.Kind, t.seed)
 	os.Stderr.Write(s.log.last(16_000))
 	fmt.Fprintf(os.Stderr, "--- layout %s, seed %d: what was done to it\n%s\n", s.Kind, t.seed, strings.Join(s.trace, "\n"))
+}
+
+// known are the failpoints that one of the stages was crashed at; but each has a
+// store of its own behind the same names.
+func known(stages []*Stage) map[string]bool {
+	names := map[string]bool{}
+	for _, s := range stages {
+		for point := range s.points {
+			if _, name, _ := strings.Cut(point, " "); !strings.HasPrefix(name, "store.") {
+				names[name] = true
+			}
+		}
+	}
+	return names
 }
 
 // crashes lists the failpoints that were crashed at.
@@ -237,10 +251,10 @@ func never(source string, stages []*Stage) {
 // table prints a row for each fault, and reports whether nothing is wrong.
 func table(rows []*Row) bool {
 	clean := true
-	fmt.Printf("\n%-12s %-34s %6s %13s %8s %6s %11s %8s %6s %9s %11s\n", "layout", "fault", "times", "acknowledged", "found", "lost", "duplicated", "illegal", "told", "back, s", "linearized")
+	fmt.Printf("\n%-12s %-52s %6s %13s %8s %6s %11s %8s %6s %9s %11s\n", "layout", "fault", "times", "acknowledged", "found", "lost", "duplicated", "illegal", "told", "back, s", "linearized")
 	for _, r := range rows {
 		t := &r.Tally
-		fmt.Printf("%-12s %-34s %6d %13d %8d %6d %11d %8d %6d %9.1f %11d\n", r.Layout, r.Fault, r.Times, t.Acknowledged, t.Found, t.Lost, t.Duplicated, t.Illegal, t.Told, r.Back.Seconds(), r.Operations)
+		fmt.Printf("%-12s %-52s %6d %13d %8d %6d %11d %8d %6d %9.1f %11d\n", r.Layout, r.Fault, r.Times, t.Acknowledged, t.Found, t.Lost, t.Duplicated, t.Illegal, t.Told, r.Back.Seconds(), r.Operations)
 		clean = clean && t.clean()
 	}
 	for _, r := range rows {

@@ -24,7 +24,8 @@ type Stage struct {
 	Failpoints string // the same with the tag failpoints
 	S3         string
 	Random     *rand.Rand
-	Short      bool // compare once, at the end, in place of after each fault
+	Known      map[string]bool // failpoints that another layout was crashed at
+	Short      bool            // compare once, at the end, in place of after each fault
 
 	dir      string // of the stage: the platform's files are in a folder or a disk below
 	disk     *Disk  // nil: none could be made
