@@ -88,7 +88,7 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	start := func(name string, more ...string) (string, *Process, error) {
+	start := func(name string, more ...[2]string) (string, *Process, error) {
 		machine, err := p.Net.machine(name)
 		if err != nil {
 			return "", nil, err
@@ -101,11 +101,17 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", nil, err
 		}
-		command := append([]string{binary, "--port", port, "--bind", host, "--dir", dir, "--requirepass", password, "--masterauth", password,
-			"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"}, more...)
+		file := filepath.Join(dir, "redis.conf")
+		settings := [][2]string{{"port", port}, {"bind", host}, {"dir", dir}, {"requirepass", password}, {"masterauth", password},
+			{"appendonly", "yes"}, {"appendfsync", "always"}, {"save", `""`}, {"maxmemory-policy", "noeviction"}}
 		if p.Failover { // one that was cut off must not go on alone; and a replica that comes is not kept waiting
-			command = append(command, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
+			settings = append(settings, [][2]string{{"min-replicas-to-write", "1"}, {"min-replicas-max-lag", "2"}, {"repl-diskless-sync-delay", "0"}}...)
 		}
+		// Sentinels write into it who is whose replica, for when it starts again.
+		if err := configure(file, append(settings, more...)); err != nil {
+			return "", nil, err
+		}
+		command := []string{binary, file}
 		q := p.add(name, command, machine)
 		q.Dial = host + ":" + port
 		return q.Dial, q, q.Start(ctx)
@@ -121,7 +127,7 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		return "redis://:" + password + "@" + address + "/torture", nil
 	}
 	host, port, _ := strings.Cut(address, ":")
-	if _, _, err := start("replica", "--replicaof", host, port); err != nil {
+	if _, _, err := start("replica", [2]string{"replicaof", host + " " + port}); err != nil {
 		return "", err
 	}
 	var sentinels []string
@@ -136,12 +142,12 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 			return "", err
 		}
 		file := filepath.Join(p.Dir, name+".conf")
-		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) { // else it is what the sentinel wrote itself
-			text := fmt.Sprintf("port %s\nbind %s\nprotected-mode no\ndir %s\nsentinel monitor torture %s %s 2\nsentinel auth-pass torture %s\nsentinel down-after-milliseconds torture 1500\nsentinel failover-timeout torture 5000\n",
-				sport, at, p.Dir, host, port, password)
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				return "", err
-			}
+		watch := "sentinel %s torture "
+		err = configure(file, [][2]string{{"port", sport}, {"bind", at}, {"protected-mode", "no"}, {"dir", p.Dir},
+			{fmt.Sprintf(watch, "monitor"), host + " " + port + " 2"}, {fmt.Sprintf(watch, "auth-pass"), password},
+			{fmt.Sprintf(watch, "down-after-milliseconds"), "1500"}, {fmt.Sprintf(watch, "failover-timeout"), "5000"}})
+		if err != nil {
+			return "", err
 		}
 		q := p.add(name, []string{binary, file, "--sentinel"}, machine)
 		q.Dial = at + ":" + sport
@@ -151,6 +157,16 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		sentinels = append(sentinels, q.Dial)
 	}
 	return "redis+sentinel://:" + password + "@" + strings.Join(sentinels, ",") + "/torture", nil
+}
+
+// configure writes a file of settings, in place of what servers made of it the
+// last time.
+func configure(path string, settings [][2]string) error {
+	var text strings.Builder
+	for _, s := range settings {
+		fmt.Fprintf(&text, "%s %s\n", s[0], s[1])
+	}
+	return os.WriteFile(path, []byte(text.String()), 0o600)
 }
 
 // s3 starts the blobs, and returns their URL as the services see it.

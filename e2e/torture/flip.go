@@ -86,7 +86,8 @@ func flip(ctx context.Context, s *Stage, entries []Entry, tally *Tally) (err err
 	}
 	what := fmt.Sprintf("bit %d of byte %d of %s", bit, at, strings.TrimPrefix(file, s.dir))
 	s.did("  %s", what)
-	p, err := layout.Start(ctx, layout.Options{Kind: s.Kind, Binary: s.Binary, S3: s.S3, Dir: dir, Blobs: blobs, Log: &s.log, Env: s.platform.Env})
+	p, err := layout.Start(ctx, layout.Options{Kind: s.Kind, Binary: s.Binary, S3: s.S3, Dir: dir, Blobs: blobs, Log: &s.log,
+		Env: s.platform.Env, Failover: s.platform.Failover}) // else the store has another name
 	if err != nil {
 		tally.illegal("with %s flipped it does not start: %v", what, err)
 		return nil

@@ -29,10 +29,21 @@ func (*Points) Fits(s *Stage) error {
 	return err
 }
 
+// How long the points are listened for, and how long one is waited for. Where
+// several may do what one alone must, it is some seconds after a crash until
+// one does.
 const (
-	pointsListen   = 6 * time.Second  // how long the points are listened for
-	pointsPatience = 12 * time.Second // how long one is waited for
+	pointsListen   = 8 * time.Second
+	pointsPatience = 12 * time.Second
+	leaseTime      = 14 * time.Second
 )
+
+func leaseTimeOf(s *Stage) time.Duration {
+	if s.Kind == layout.One {
+		return 0
+	}
+	return leaseTime
+}
 
 func (f *Points) Inject(ctx context.Context, s *Stage) error {
 	binary, err := filepath.Abs(s.Failpoints)
@@ -50,7 +61,7 @@ func (f *Points) Inject(ctx context.Context, s *Stage) error {
 		}
 	}
 	select {
-	case <-time.After(pointsListen):
+	case <-time.After(pointsListen + leaseTimeOf(s)):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -76,11 +87,14 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 		slices.Sort(points)
 		points = slices.Compact(points)
 		found += len(points)
+		if s.Short { // what another layout was crashed at is the same code
+			points = slices.DeleteFunc(points, func(p string) bool { return s.Known[p] })
+		}
 		for i, p := range twins {
 			random := rand.New(rand.NewPCG(s.Random.Uint64(), 0))
 			all.Go(func() {
 				for n := i; n < len(points) && ctx.Err() == nil; n += len(twins) {
-					err := f.crash(ctx, p, points[n], 1+random.IntN(3))
+					err := f.crash(ctx, p, points[n], 1+random.IntN(3), pointsPatience+leaseTimeOf(s))
 					mu.Lock()
 					if err == nil {
 						s.points[kind+" "+points[n]]++
@@ -101,7 +115,7 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 
 // crash lets a process die at a point, the nth time that it comes there; if
 // it does not come so often, the first time.
-func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int) error {
+func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int, patience time.Duration) error {
 	for _, n := range []int{nth, 1} {
 		p.Kill()
 		if err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n)); err != nil && ctx.Err() == nil {
@@ -110,7 +124,7 @@ func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth i
 		select {
 		case <-p.Ended():
 			return nil
-		case <-time.After(pointsPatience):
+		case <-time.After(patience):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -24,7 +24,8 @@ type Stage struct {
 	Failpoints string // the same with the tag failpoints
 	S3         string
 	Random     *rand.Rand
-	Short      bool // compare once, at the end, in place of after each fault
+	Known      map[string]bool // failpoints that another layout was crashed at
+	Short      bool            // compare once, at the end, in place of after each fault
 
 	dir      string // of the stage: the platform's files are in a folder or a disk below
 	disk     *Disk  // nil: none could be made
@@ -204,6 +205,9 @@ func (s *Stage) suffer(ctx context.Context, f Fault) error {
 	lasts := 300 * time.Millisecond
 	if l, ok := f.(lasting); ok {
 		lasts = l.Lasts(s.Random)
+	}
+	if s.Short {
+		lasts /= 2
 	}
 	over := time.After(lasts)
 	if m, ok := f.(meanwhile); ok {
