@@ -1,4 +1,5 @@
-# make help lists the targets. Nothing here needs more than Go, Node and Python.
+# make help lists the targets. Nothing here needs more than Go, Node and Python;
+# tests of Redis are skipped where there is no redis-server ('make need' gets it).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CGO_ENABLED ?= 0
@@ -7,8 +8,9 @@ PYTHON  ?= python3
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
+MINUTES ?= 60
 
-.PHONY: help build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit python e2e e2e-layouts torture torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -26,7 +28,10 @@ up: build ## leave the platform running in the foreground, data in .mlaas
 down: ## end the platform of 'make up' and every replica
 	bin/mlaas down --dir $(DIR)
 
-test: check python e2e torture-short ## the whole suite
+need: ## what the tests need besides, such as redis-server
+	@.ci/need
+
+test: need check python e2e-layouts torture-short ## the whole suite
 
 check: lint unit ## lint and unit tests: before every commit
 
@@ -38,7 +43,12 @@ bin/golangci-lint: tools/go.mod
 	@mkdir -p bin
 	cd tools && $(GO) build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-unit: ## unit tests under the race detector
+# A real S3 server for tests and benches, of a module of its own for the same reason.
+bin/versitygw: tools/s3/go.mod
+	@mkdir -p bin
+	cd tools/s3 && $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
+unit: bin/versitygw ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
 
 bin/pytest/.done: python/pyproject.toml
@@ -51,10 +61,20 @@ python: bin/pytest/.done ## tests of the Python package
 e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
-torture-short: ## kill -9 at every commit and acknowledgement, then count what was lost
-	@mkdir -p bin
+e2e-layouts: build bin/versitygw ## the same scripts in every layout, over a real Redis and a real S3 server
+	@for layout in one three two-of-each; do echo "MLAAS_LAYOUT=$$layout"; \
+	  MLAAS_LAYOUT=$$layout MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e || exit 1; done
+
+bin/torture: build bin/versitygw
 	$(GO) build -tags failpoints -trimpath -o bin/mlaas-failpoints ./cmd/mlaas
-	$(GO) run ./e2e/torture -bin bin/mlaas-failpoints -short
+	$(GO) build -o bin/torture ./e2e/torture
+
+.PHONY: bin/torture
+torture: bin/torture ## break the platform in every way for MINUTES, in every layout, and count what was lost
+	bin/torture -minutes $(MINUTES)
+
+torture-short: bin/torture ## the same, each fault once: 10 minutes
+	bin/torture -short
 
 cross: ## the binary for linux and darwin, amd64 and arm64
 	@for os in linux darwin; do for arch in amd64 arm64; do \
@@ -70,7 +90,7 @@ fuzz: ## every fuzz target for 20 s
 	  for f in $$(grep -rhoE '^func Fuzz[A-Za-z]+' $$p/*_test.go | sed 's/func //'); do \
 	    echo "$$p $$f"; $(GO) test $$p -run xxx -fuzz "^$$f$$" -fuzztime 20s || exit 1; done; done
 
-bench: build ## what is promised about speed, beside its limit
+bench: build bin/versitygw ## what is promised about speed, beside its limit
 	$(GO) run ./bench/all -bin bin/mlaas
 
 bench-paper: build ## the paper's figure 6.1, short

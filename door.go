@@ -113,6 +113,7 @@ type Phase struct {
 	OOM      bool          `json:"oom,omitempty"`
 	Outputs  Digest        `json:"outputs,omitempty"` // its tree is in blob by now
 	Lock     *Locked       `json:"lock,omitempty"`    // an environment that it resolved
+	Data     []Fetched     `json:"data,omitempty"`    // what its sources gave
 	Usage    Usage         `json:"usage"`
 	At       time.Time     `json:"at"`
 }

@@ -477,7 +477,14 @@ func (d Data) check() error {
 	if err := CheckName("name", d.Name); err != nil {
 		return err
 	}
-	for _, scheme := range []string{"dataset:", "https://", "http://", "s3://", "git+https://"} {
+	switch {
+	case strings.HasPrefix(d.Source, "s3://"):
+		return checkBucket(d.Source)
+	case strings.HasPrefix(d.Source, "git+"):
+		_, err := ParseRepository(d.Source)
+		return err
+	}
+	for _, scheme := range []string{"dataset:", "https://", "http://"} {
 		if rest, ok := strings.CutPrefix(d.Source, scheme); ok && rest != "" {
 			return nil
 		}

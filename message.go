@@ -8,11 +8,11 @@ package mlaas
 // A message is committed together with the records whose change it tells of,
 // so it is never told of something that did not happen.
 
-// The inboxes, one for each service.
-const (
-	ToContractor = "contractor"
-	ToBooster    = "booster"
-)
+// ToContractor is the inbox that all contractors share.
+const ToContractor = "contractor"
+
+// ToBooster is the inbox of a cluster: the booster that serves it hears it.
+func ToBooster(cluster string) string { return "booster/" + cluster }
 
 // RunAsked goes from management to contractor: a user pressed run. Twice: the
 // run has a state by then, and the job engine knows no rule for it.
@@ -32,27 +32,30 @@ type StopAsked struct {
 // allocation grants, for this epoch. Twice: Executor.Start is idempotent, and
 // an older epoch than the run's is dropped.
 type ReplicasWanted struct {
-	Tenant Tenant `json:"tenant"`
-	Run    RunID  `json:"run"`
-	Epoch  int    `json:"epoch"`
+	Tenant  Tenant `json:"tenant"`
+	Run     RunID  `json:"run"`
+	Epoch   int    `json:"epoch"`
+	Cluster string `json:"cluster"`
 }
 
 // CodeReady goes from contractor to booster: the launch of this epoch is
 // written; tell the supervisors to start. Twice: a supervisor starts once.
 type CodeReady struct {
-	Tenant Tenant `json:"tenant"`
-	Run    RunID  `json:"run"`
-	Epoch  int    `json:"epoch"`
+	Tenant  Tenant `json:"tenant"`
+	Run     RunID  `json:"run"`
+	Epoch   int    `json:"epoch"`
+	Cluster string `json:"cluster"`
 }
 
 // ReplicasUnwanted goes from contractor to booster: end the replicas of this
 // epoch and of every older one. Twice: they are gone already.
 type ReplicasUnwanted struct {
-	Tenant Tenant  `json:"tenant"`
-	Run    RunID   `json:"run"`
-	Epoch  int     `json:"epoch"`
-	Grace  Seconds `json:"grace"` // between the polite word and the end
-	Reason string  `json:"reason"`
+	Tenant  Tenant  `json:"tenant"`
+	Run     RunID   `json:"run"`
+	Epoch   int     `json:"epoch"`
+	Cluster string  `json:"cluster"`
+	Grace   Seconds `json:"grace"` // between the polite word and the end
+	Reason  string  `json:"reason"`
 }
 
 // ReplicaChanged goes from booster to contractor: the record of this replica
@@ -76,21 +79,14 @@ type RuleFired struct {
 	Saw     string `json:"saw"`  // what matched, in a phrase
 }
 
-// CapacityChanged goes from booster to contractor: a cluster came, went or
-// changed its size. Twice: admission looks at what is there.
-type CapacityChanged struct {
-	Cluster string `json:"cluster"`
-}
-
 // To is who hears the message; Key is what must be handled in order.
 func (m RunAsked) To() string         { return ToContractor }
 func (m StopAsked) To() string        { return ToContractor }
-func (m ReplicasWanted) To() string   { return ToBooster }
-func (m CodeReady) To() string        { return ToBooster }
-func (m ReplicasUnwanted) To() string { return ToBooster }
+func (m ReplicasWanted) To() string   { return ToBooster(m.Cluster) }
+func (m CodeReady) To() string        { return ToBooster(m.Cluster) }
+func (m ReplicasUnwanted) To() string { return ToBooster(m.Cluster) }
 func (m ReplicaChanged) To() string   { return ToContractor }
 func (m RuleFired) To() string        { return ToContractor }
-func (m CapacityChanged) To() string  { return ToContractor }
 
 // Key is what must be handled in order: a run's messages one after another.
 func (m RunAsked) Key() string         { return string(m.Run) }
@@ -100,4 +96,3 @@ func (m CodeReady) Key() string        { return string(m.Run) }
 func (m ReplicasUnwanted) Key() string { return string(m.Run) }
 func (m ReplicaChanged) Key() string   { return string(m.Run) }
 func (m RuleFired) Key() string        { return string(m.Run) }
-func (m CapacityChanged) Key() string  { return m.Cluster }

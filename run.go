@@ -22,6 +22,7 @@ type Run struct {
 	Wanted  Wanted    `json:"wanted"`
 	Why     string    `json:"why,omitempty"` // why it is to stop
 	Created time.Time `json:"created"`
+	Trace   string    `json:"trace,omitempty"` // the W3C traceparent of the request that asked for it
 }
 
 // Wanted is what the user wants of a run.
@@ -194,6 +195,7 @@ type Replica struct {
 	Metrics  map[string]Number `json:"metrics,omitempty"` // the last value of each key, to 2 s; at most 256 keys
 	Usage    Usage             `json:"usage"`
 	Outputs  Digest            `json:"outputs,omitempty"` // tree of what it left in $MLAAS_OUTPUT
+	Data     []Fetched         `json:"data,omitempty"`    // what its sources gave, in this attempt or the one before
 	History  []Event           `json:"history"`           // of this run, all attempts, newest last, at most 200
 }
 
@@ -258,6 +260,10 @@ type DataTree struct {
 	Name   string `json:"name"`
 	Source string `json:"source"`
 	Tree   Digest `json:"tree,omitempty"` // datasets; others are fetched by Source
+
+	// Was is what the source gave to this run before: an attempt that begins
+	// again gets the same or fails.
+	Was *Fetched `json:"was,omitempty"`
 }
 
 // A Cluster is a place to run replicas. Booster alone writes it.

@@ -43,3 +43,10 @@ type Info struct {
 	Size   int64
 	Time   time.Time // of the last Put, which protects it from being collected
 }
+
+// An Object is bytes under a key that somebody chose, where blobs are beside
+// others: in a bucket.
+type Object struct {
+	Key  string
+	Size int64
+}

@@ -279,9 +279,10 @@ func WriteTree(ctx context.Context, d Driver, digest mlaas.Digest, dir string) (
 	return t, g.Wait()
 }
 
-// full makes the kind of an error that says there is no room.
+// full makes the kind of an error that says there is no room, or that the disk
+// does not take what is written.
 func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		return fmt.Errorf("%w: %w", err, mlaas.ErrDisk)
 	}
 	return err

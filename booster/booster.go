@@ -1,8 +1,10 @@
 // Package booster is the one door to computing resources: it starts replicas
-// on any of its clusters, watches them, and reports what they do (paper §4.3).
+// on clusters, watches them, and reports what they do (paper §4.3).
 //
+// A [Booster] serves one cluster, for as long as it holds the cluster's lease;
+// a process has one for each of its clusters, so that none waits for another.
 // booster.go takes requests from the queue, reconcile.go compares records with
-// what runs, fleet.go knows which clusters are up, informer.go turns their
+// what runs, place.go knows whether the cluster answers, informer.go turns its
 // news into records and messages, rule.go watches the action rules, monitor.go
 // is the door for logs, metrics and checkpoints, executor.go says what a
 // cluster must do.
@@ -15,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +28,7 @@ import (
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/internal/failpoint"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -37,10 +41,9 @@ type Booster struct {
 	Blob   blob.Driver
 	Series *series.Store
 
-	// Executors are the clusters by name, and DoorURL is where the door is, as
-	// seen from the replicas of each.
-	Executors map[string]Executor
-	DoorURL   map[string]string
+	Cluster  string   // its name
+	Executor Executor // what runs its replicas
+	DoorURL  string   // where the door is, as seen from them
 
 	Key []byte // signs job tokens
 
@@ -60,12 +63,15 @@ type Booster struct {
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: silent
 
+	Counts *Counts      // what it did; one may be kept over several boosters. nil: nobody asks
+	Trace  trace.Tracer // nil: nobody watches
+
 	once    sync.Once
 	begun   chan struct{} // closed when Run begins
 	life    context.Context
 	tasks   tasks
 	poke    chan struct{} // compare records with what runs, soon
-	places  map[string]*place
+	place   *place
 	monitor *Monitor
 	inform  informer
 	hooks   *http.Client
@@ -98,15 +104,15 @@ func (b *Booster) init() {
 		if b.Log == nil {
 			b.Log = slog.New(slog.DiscardHandler)
 		}
+		if b.Counts == nil {
+			b.Counts = new(Counts)
+		}
 		if b.MaxBlob == 0 {
 			b.MaxBlob = 1 << 40
 		}
 		b.begun = make(chan struct{})
 		b.poke = make(chan struct{}, 1)
-		b.places = map[string]*place{}
-		for name, e := range b.Executors {
-			b.places[name] = newPlace(name, e)
-		}
+		b.place = newPlace(b.Cluster, b.Executor)
 		b.inform.cells = map[mlaas.Fence]*cell{}
 		b.hooks = b.webhooks()
 		b.monitor = newMonitor(b)
@@ -123,24 +129,24 @@ func (b *Booster) Monitor() *Monitor {
 // Run serves until ctx ends. Replicas go on without it.
 func (b *Booster) Run(ctx context.Context) error {
 	b.init()
-	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster, Log: b.Log}
+	inbox := &queue.Inbox{DB: b.DB, Name: mlaas.ToBooster(b.Cluster), Log: b.Log, Counts: &b.Counts.Queue, Trace: b.Trace}
 	queue.On(inbox, b.replicasWanted)
 	queue.On(inbox, b.codeReady)
 	queue.On(inbox, b.replicasUnwanted)
-	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log}
+	old := b.oldInbox()
+	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log, Counts: &b.Counts.Notices}
 	queue.On(notices, b.notify)
 
 	work, ctx := errgroup.WithContext(ctx)
 	b.life = ctx
 	close(b.begun)
 	work.Go(func() error { return inbox.Run(ctx) })
+	work.Go(func() error { return old.Run(ctx) })
 	work.Go(func() error { return notices.Run(ctx) })
 	work.Go(func() error { return b.reconcile(ctx) })
 	work.Go(func() error { return b.monitor.append(ctx) })
 	work.Go(func() error { return b.monitor.fenceOff(ctx) })
-	for _, p := range b.places {
-		work.Go(func() error { return b.follow(ctx, p) })
-	}
+	work.Go(func() error { return b.follow(ctx) })
 	err := work.Wait()
 	b.tasks.close()
 	return err
@@ -211,12 +217,10 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	// that was promised once. A cluster that does not answer is not waited for:
 	// its epoch keeps out whatever comes from there.
 	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
-		if p := b.places[r.Cluster]; p != nil {
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			if err := p.Stop(ctx, r.Fence); err != nil {
-				b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
-			}
+		within, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := b.place.Stop(within, r.Fence); err != nil {
+			b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 		}
 		return ctx.Err()
 	}); err != nil {
@@ -239,7 +243,7 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 		} else if err != nil {
 			return nil, nil, err
 		}
-		if state.Epoch != m.Epoch || !active(state.State) {
+		if state.Epoch != m.Epoch || !active(state.State) || state.Allocation.Cluster != b.Cluster {
 			return nil, nil, nil // late
 		}
 		found, err := store.Replicas(b.DB).All(ctx, store.Query{Tenant: m.Tenant, Prefix: string(m.Run) + "/"})
@@ -251,6 +255,16 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 			there[f.Value.Fence.Replica] = f
 		}
 		var batch store.Batch
+		elsewhere := map[string]bool{}
+		leave := func(r mlaas.Replica) {
+			if r.Cluster == b.Cluster {
+				older = append(older, r)
+			} else if !elsewhere[r.Cluster] { // the run has moved here: its old cluster may not know yet
+				elsewhere[r.Cluster] = true
+				batch.Tell = append(batch.Tell, queue.Tell(mlaas.ReplicasUnwanted{Tenant: m.Tenant, Run: m.Run, Epoch: m.Epoch - 1,
+					Cluster: r.Cluster, Reason: "attempt " + strconv.Itoa(m.Epoch) + " runs on " + b.Cluster}))
+			}
+		}
 		now := b.Now().UTC()
 		for _, role := range mlaas.RoleOrder {
 			for i := range state.Allocation.Granted[role] {
@@ -265,21 +279,22 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 				}
 				r := mlaas.Replica{
 					Fence: mlaas.Fence{Tenant: m.Tenant, Run: m.Run, Epoch: m.Epoch, Replica: name, Incarnation: 1},
-					Job:   run.Job, Role: role, Index: i, Cluster: state.Allocation.Cluster,
-					Status: mlaas.ReplicaCreating, Reason: "asked " + state.Allocation.Cluster + " for it",
+					Job:   run.Job, Role: role, Index: i, Cluster: b.Cluster,
+					Status: mlaas.ReplicaCreating, Reason: "asked " + b.Cluster + " for it",
 					Asked: now, History: old.Value.History,
+					Data: old.Value.Data, // what the run had is what it gets again
 				}
 				happened(&r, now, r.Reason)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, old.Rev))
 				start = append(start, r)
 				if ok { // also one that is over: something of it may be left
-					older = append(older, old.Value)
+					leave(old.Value)
 				}
 			}
 		}
 		for _, f := range there { // the attempt before had more
 			if r := f.Value; r.Epoch < m.Epoch && !r.Status.Final() {
-				older = append(older, r)
+				leave(r)
 				r.Status, r.Reason, r.Ended = mlaas.ReplicaStopped, "the next attempt has fewer replicas", &now
 				happened(&r, now, r.Reason)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, f.Rev))
@@ -317,18 +332,17 @@ func (b *Booster) each(ctx context.Context, replicas []mlaas.Replica, f func(con
 // fault where what was asked for cannot be, and otherwise a loss, which another
 // attempt may mend. That we are ending is an error.
 func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) error {
-	p, role := b.places[r.Cluster], run.Spec.Roles[r.Role]
+	role := run.Spec.Roles[r.Role]
 	var err error
-	switch {
-	case p == nil:
-		err = fmt.Errorf("cluster %s is not connected: %w", r.Cluster, mlaas.ErrUnavailable)
-	case role == nil:
+	if role == nil {
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
-	default:
-		err = p.Start(ctx, Spec{
+	} else {
+		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
+		err = b.place.Start(within, Spec{
 			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
-			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL[r.Cluster],
+			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
+		end(err)
 	}
 	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {
@@ -340,7 +354,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 		status = mlaas.ReplicaFailed
 	}
 	_, err = b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
-		b.move(r, status, "it could not be started on "+r.Cluster+": "+sentence(err))
+		b.move(r, status, "it could not be started on "+b.Cluster+": "+sentence(err))
 		return store.Batch{}
 	})
 	return known(err)
@@ -372,7 +386,7 @@ func (b *Booster) replicasUnwanted(ctx context.Context, m mlaas.ReplicasUnwanted
 		live  []mlaas.Replica
 	)
 	for _, f := range found {
-		if r := f.Value; r.Epoch <= m.Epoch && !r.Status.Final() {
+		if r := f.Value; r.Epoch <= m.Epoch && !r.Status.Final() && r.Cluster == b.Cluster {
 			live = append(live, r)
 		}
 	}
@@ -426,10 +440,8 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if err := to(mlaas.ReplicaStopping); err != nil {
 		return err
 	}
-	if p := b.places[r.Cluster]; p != nil {
-		if err := p.Stop(ctx, r.Fence); err != nil {
-			return fmt.Errorf("end %s: %w", r.Fence, err)
-		}
+	if err := b.place.Stop(ctx, r.Fence); err != nil {
+		return fmt.Errorf("end %s: %w", r.Fence, err)
 	}
 	failpoint.Hit("booster.stop.after")
 	if c := b.monitor.line(r.Fence); c != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/scripted"
@@ -97,10 +98,6 @@ func bubble(t *testing.T, play func(f mlaas.Fence) scripted.Script, test func(h 
 			h.tell("rule %s fired for %s in %d: %s", m.Rule, m.Replica, m.Epoch, m.Saw)
 			return store.Batch{}, nil
 		})
-		queue.On(contractor, func(_ context.Context, m mlaas.CapacityChanged) (store.Batch, error) {
-			h.tell("capacity of %s changed", m.Cluster)
-			return store.Batch{}, nil
-		})
 		all.Go(func() { contractor.Run(ctx) })
 		h.open()
 		defer func() {
@@ -143,7 +140,7 @@ func (h *house) told(prefix string) (all []string) {
 func (h *house) open() {
 	h.boost = &booster.Booster{
 		DB: h.db, Blob: h.blobs, Series: h.lines, Key: make([]byte, 32), Webhooks: h.hooks,
-		Executors: map[string]booster.Executor{"stage": h.place}, DoorURL: map[string]string{"stage": "pipe"},
+		Cluster: "stage", Executor: h.place, DoorURL: "pipe",
 		Secrets: func(_ context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
 			if use.Secret == "missing" {
 				return "", fmt.Errorf("there is no secret of this name: %w", mlaas.ErrNotFound)
@@ -200,7 +197,7 @@ func (h *house) ask(r mlaas.Run, epoch int) {
 	_, rev, _ := store.RunStates(h.db).Get(h.ctx, r.Tenant, string(r.ID))
 	b.Put = append(b.Put, store.RunStates(h.db).Put(mlaas.RunState{Run: r.ID, Tenant: r.Tenant, Job: r.Job, State: mlaas.Starting,
 		Epoch: epoch, Allocation: mlaas.Allocation{Cluster: "stage", Granted: granted}}, rev))
-	b.Tell = append(b.Tell, queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch}))
+	b.Tell = append(b.Tell, queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Cluster: "stage"}))
 	h.commit(b)
 }
 
@@ -214,7 +211,7 @@ func (h *house) launch(r mlaas.Run, epoch int) {
 		}
 	}
 	h.commit(store.Batch{Put: []store.Row{store.Launches(h.db).Put(l, 0)},
-		Tell: []store.Message{queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: epoch})}})
+		Tell: []store.Message{queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Cluster: "stage"})}})
 }
 
 // move writes the state of a run, as contractor does.
@@ -230,7 +227,7 @@ func (h *house) move(r mlaas.Run, edit func(*mlaas.RunState), tell ...store.Mess
 
 func (h *house) unwanted(r mlaas.Run, epoch int, grace time.Duration) {
 	h.Helper()
-	h.move(r, func(s *mlaas.RunState) { s.State = mlaas.Stopping }, queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Grace: mlaas.Seconds(grace.Seconds()), Reason: "every worker ended"}))
+	h.move(r, func(s *mlaas.RunState) { s.State = mlaas.Stopping }, queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Cluster: "stage", Grace: mlaas.Seconds(grace.Seconds()), Reason: "every worker ended"}))
 }
 
 func (h *house) replica(r mlaas.Run, name string) (mlaas.Replica, int64) {
@@ -367,14 +364,14 @@ func TestTwice(t *testing.T) {
 			h.commit(store.Batch{Tell: append(m, m...)})
 			time.Sleep(time.Second)
 		}
-		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1}))
+		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1, Cluster: "stage"}))
 		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
 		h.launch(r, 1)
-		again(queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: 1}))
+		again(queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: 1, Cluster: "stage"}))
 		h.status(r, "worker-0", time.Second, mlaas.ReplicaRunning)
-		again(queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: 1}), queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1}))
-		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 0}), queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: "gone", Epoch: 1}),
-			queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: 0, Grace: 1}), queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: "gone", Epoch: 1}))
+		again(queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: r.ID, Epoch: 1, Cluster: "stage"}), queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1, Cluster: "stage"}))
+		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 0, Cluster: "stage"}), queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: "gone", Epoch: 1, Cluster: "stage"}),
+			queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: 0, Cluster: "stage", Grace: 1}), queue.Tell(mlaas.CodeReady{Tenant: r.Tenant, Run: "gone", Epoch: 1, Cluster: "stage"}))
 		for _, name := range []string{"worker-0", "worker-1"} {
 			f := fence(r, 1, name)
 			if n := h.place.Starts(f); n != 1 {
@@ -392,7 +389,7 @@ func TestTwice(t *testing.T) {
 			h.status(r, name, 3*time.Minute, mlaas.ReplicaSucceeded)
 		}
 		h.unwanted(r, 1, time.Second)
-		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1}))
+		again(queue.Tell(mlaas.ReplicasWanted{Tenant: r.Tenant, Run: r.ID, Epoch: 1, Cluster: "stage"}))
 		if rep, _ := h.replica(r, "worker-0"); rep.Status != mlaas.ReplicaSucceeded {
 			t.Errorf("late messages made it %s", rep.Status)
 		}
@@ -585,7 +582,7 @@ func TestStartInterrupted(t *testing.T) {
 		h.ask(r, 1)
 		h.commit(store.Batch{Put: []store.Row{store.Replicas(h.db).Put(mlaas.Replica{Fence: fence(r, 1, "worker-0"), Job: r.Job, Role: "worker",
 			Cluster: "stage", Status: mlaas.ReplicaCreating, Asked: time.Now()}, 0)}})
-		claim, err := h.db.Next(h.ctx, mlaas.ToBooster, time.Hour) // the message is lost for an hour
+		claim, err := h.db.Next(h.ctx, mlaas.ToBooster("stage"), time.Hour) // the message is lost for an hour
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -718,11 +715,13 @@ func TestQuiet(t *testing.T) {
 
 func TestClusters(t *testing.T) {
 	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+		var written int64 // how often: whoever places runs watches it
 		get := func() mlaas.Cluster {
-			c, _, err := store.Clusters(h.db).Get(h.ctx, "", "stage")
+			c, rev, err := store.Clusters(h.db).Get(h.ctx, "", "stage")
 			if err != nil {
 				t.Fatal(err)
 			}
+			written = rev
 			return c
 		}
 		time.Sleep(time.Second)
@@ -730,29 +729,29 @@ func TestClusters(t *testing.T) {
 			t.Errorf("the cluster is %+v", c)
 		}
 		time.Sleep(5 * time.Minute)
-		if n := len(h.told("capacity")); n != 1 {
-			t.Errorf("told %d times although nothing changed", n)
+		if get(); written != 1 {
+			t.Errorf("written %d times although nothing changed", written)
 		}
 		h.place.Resize(mlaas.Resources{CPU: 1000, Memory: 1 << 30})
 		time.Sleep(31 * time.Second)
-		if c := get(); c.Capacity.CPU != 1000 || len(h.told("capacity")) != 2 {
-			t.Errorf("after it shrank: %+v, told %v", c, h.told("capacity"))
+		if c := get(); c.Capacity.CPU != 1000 || written != 2 {
+			t.Errorf("after it shrank: %+v, written %d times", c, written)
 		}
 		r := run("run1", map[string]int{"worker": 1})
 		h.ask(r, 1)
 		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
 		h.place.Fail(errors.New("the link is down"))
 		time.Sleep(time.Minute)
-		if c := get(); c.Up || c.Reason != "the link is down" || c.Capacity.CPU != 1000 || len(h.told("capacity")) != 3 {
-			t.Errorf("while it is away: %+v, told %v", c, h.told("capacity"))
+		if c := get(); c.Up || c.Reason != "the link is down" || c.Capacity.CPU != 1000 || written != 3 {
+			t.Errorf("while it is away: %+v, written %d times", c, written)
 		}
 		if rep, _ := h.replica(r, "worker-0"); rep.Status != mlaas.ReplicaReady {
 			t.Errorf("its replica, which talks to us, is %s", rep.Status)
 		}
 		h.place.Fail(nil)
 		time.Sleep(time.Minute)
-		if c := get(); !c.Up || len(h.told("capacity")) != 4 {
-			t.Errorf("when it is back: %+v, told %v", c, h.told("capacity"))
+		if c := get(); !c.Up || written != 4 {
+			t.Errorf("when it is back: %+v, written %d times", c, written)
 		}
 	})
 }
@@ -1084,6 +1083,35 @@ func TestLock(t *testing.T) {
 	})
 }
 
+// What a supervisor fetched is in the record at once, though nothing else
+// changed, in lengths that a record may have, and stays for the next attempt.
+func TestFetched(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		line := h.hello(h.silent(r, 1), mlaas.ReplicaPending)
+		got := mlaas.Fetched{Name: "a", Source: "git+https://host/repo", Tree: blob.Name(nil), Files: 3, Size: 5, Commit: "abc"}
+		long := got
+		long.ETag, long.Tree = strings.Repeat("x", 1<<20), "no digest"
+		for _, data := range [][]mlaas.Fetched{{got}, {got, long}} {
+			if err := line.Send(h.ctx, mlaas.Up{Phase: &mlaas.Phase{Status: mlaas.ReplicaPending, Data: data}}); err != nil {
+				t.Fatal(err)
+			}
+			rep := h.until(r, "worker-0", 100*time.Millisecond, "with data", func(rep mlaas.Replica) bool { return len(rep.Data) == len(data) })
+			if rep.Data[0] != got {
+				t.Errorf("recorded is %+v", rep.Data)
+			}
+			if len(data) == 2 && (len(rep.Data[1].ETag) > 2000 || rep.Data[1].Tree != "") {
+				t.Errorf("recorded is an ETag of %d bytes and tree %q", len(rep.Data[1].ETag), rep.Data[1].Tree)
+			}
+		}
+		h.ask(r, 2)
+		rep := h.until(r, "worker-0", time.Minute, "of the next attempt", func(rep mlaas.Replica) bool { return rep.Epoch == 2 })
+		if len(rep.Data) != 2 || rep.Data[0] != got {
+			t.Errorf("the next attempt has %+v", rep.Data)
+		}
+	})
+}
+
 // The rest of a log is taken after the end, but it changes no status; a line
 // that goes silent is ended; what was said last wins over what was seen.
 func TestAfterTheEnd(t *testing.T) {
@@ -1163,5 +1191,47 @@ func TestPipe(t *testing.T) {
 		if err := down.Send(ctx, mlaas.Down{}); !errors.Is(err, io.EOF) {
 			t.Errorf("sending after the end: %v", err)
 		}
+	})
+}
+
+// A run that moves here is ended on the cluster that it was on.
+func TestMoves(t *testing.T) {
+	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		there := fence(r, 1, "worker-0")
+		h.commit(store.Batch{Put: []store.Row{store.Replicas(h.db).Put(mlaas.Replica{Fence: there, Role: "worker", Cluster: "far", Status: mlaas.ReplicaRunning}, 0)}})
+		h.ask(r, 2)
+		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
+		if rep, _ := h.replica(r, "worker-0"); rep.Cluster != "stage" || rep.Epoch != 2 {
+			t.Errorf("the replica is %+v", rep)
+		}
+		claim, err := h.db.Next(h.ctx, mlaas.ToBooster("far"), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m mlaas.ReplicasUnwanted
+		if err := json.Unmarshal(claim.Message.Body, &m); err != nil || claim.Message.Subject != "ReplicasUnwanted" || m.Epoch != 1 || m.Run != r.ID || m.Reason == "" {
+			t.Errorf("the other cluster is told %s %s (%v)", claim.Message.Subject, claim.Message.Body, err)
+		}
+	})
+}
+
+// What version 0.1 told and did not handle is handled after the upgrade.
+func TestOldInbox(t *testing.T) {
+	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{} }, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		old := func(m store.Message, body string) store.Message {
+			m.To, m.Body = "booster", json.RawMessage(body)
+			return m
+		}
+		h.commit(store.Batch{
+			Put: []store.Row{store.Runs(h.db).Put(r, 0), store.RunStates(h.db).Put(mlaas.RunState{Run: r.ID, Tenant: r.Tenant, Job: r.Job, State: mlaas.Starting,
+				Epoch: 1, Allocation: mlaas.Allocation{Cluster: "stage", Granted: map[string]int{"worker": 1}}}, 0)},
+			Tell: []store.Message{old(queue.Tell(mlaas.ReplicasWanted{}), `{"tenant":"team","run":"run1","epoch":1}`)},
+		})
+		h.status(r, "worker-0", time.Second, mlaas.ReplicaReady)
+		h.move(r, func(s *mlaas.RunState) { s.State = mlaas.Stopping },
+			old(queue.Tell(mlaas.ReplicasUnwanted{}), `{"tenant":"team","run":"run1","epoch":1,"grace":1,"reason":"it is over"}`))
+		h.status(r, "worker-0", time.Minute, mlaas.ReplicaStopped)
 	})
 }

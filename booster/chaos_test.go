@@ -134,7 +134,7 @@ func (h *house) live(r mlaas.Run) {
 		}
 		wait(10*time.Minute, func() bool { return bad() || good() })
 		h.move(r, func(s *mlaas.RunState) { s.State = mlaas.Queued },
-			queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Grace: 10, Reason: "the attempt is over"}))
+			queue.Tell(mlaas.ReplicasUnwanted{Tenant: r.Tenant, Run: r.ID, Epoch: epoch, Cluster: "stage", Grace: 10, Reason: "the attempt is over"}))
 		found, err := store.Replicas(h.db).All(h.ctx, store.Query{Tenant: r.Tenant, Prefix: string(r.ID) + "/"})
 		if err != nil {
 			h.Error(err)

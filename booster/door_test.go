@@ -21,6 +21,7 @@ import (
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/booster"
+	"mlaas.dev/mlaas/booster/scripted"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/sqlitestore"
@@ -49,7 +50,7 @@ func serve(t *testing.T, edit func(*booster.Booster)) (url string, key []byte, f
 	if err := lines.Open(); err != nil {
 		t.Fatal(err)
 	}
-	b := &booster.Booster{DB: db, Blob: blobs, Series: lines, Key: []byte(strings.Repeat("k", 32))}
+	b := &booster.Booster{DB: db, Cluster: "stage", Executor: &scripted.Executor{}, Blob: blobs, Series: lines, Key: []byte(strings.Repeat("k", 32))}
 	if edit != nil {
 		edit(b)
 	}

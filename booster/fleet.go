@@ -2,195 +2,104 @@ package booster
 
 import (
 	"context"
-	"errors"
-	"hash/maphash"
+	"fmt"
+	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
-	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/store"
 )
 
-// A place is one cluster and whether it answers.
-type place struct {
-	Executor
-	name string
-	seed maphash.Seed
+// A Fleet is the clusters of one process. Each is served while its lease is
+// held, by itself: no cluster waits for another, and what ends one ends no
+// other. Another process with the same clusters stands by.
+type Fleet struct {
+	Member *lease.Member // of this process, which runs it
 
-	mu     sync.Mutex
-	synced bool   // its news come
-	fault  string // why not, once that is known
+	// Clusters serve one cluster each: make what it needs, over t.Over(), call
+	// open with its monitor, run, and return when ctx ends or it cannot go on.
+	Clusters map[string]func(ctx context.Context, t *lease.Tenure, open func(*Monitor)) error
+
+	Log *slog.Logger // nil: silent
+
+	mu    sync.Mutex
+	doors map[string]http.Handler // of the clusters that are served at this moment
 }
 
-func newPlace(name string, e Executor) *place {
-	return &place{Executor: e, name: name, seed: maphash.MakeSeed()}
-}
-
-// heardEvery is how often a cluster's record is written although nothing about
-// it changed.
-const heardEvery = 10 * time.Minute
-
-// follow takes the news of a place, and begins again when it comes back.
-func (b *Booster) follow(ctx context.Context, p *place) error {
-	const first, longest = time.Second, 30 * time.Second
-	wait := first
-	for {
-		began := b.Now()
-		err := b.listen(ctx, p)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		b.Log.Warn("a cluster is lost", "cluster", p.name, "error", err, "again", wait)
-		p.mu.Lock()
-		p.synced, p.fault = false, sentence(err)
-		p.mu.Unlock()
-		b.measure(ctx, p)
-		if b.Now().Sub(began) > longest {
-			wait = first
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-timer.C:
-		}
-		wait = min(2*wait, longest)
+// Run serves until ctx ends. A cluster that fails is served again after a
+// while, by this process or another.
+func (f *Fleet) Run(ctx context.Context) error {
+	if f.Log == nil {
+		f.Log = slog.New(slog.DiscardHandler)
 	}
-}
-
-// listen is one Watch. News of one replica stay in order; of many they are
-// written side by side, so that their commits share a write to disk.
-func (b *Booster) listen(ctx context.Context, p *place) error {
 	g, ctx := errgroup.WithContext(ctx)
-	news := make(chan News)
-	var side [8]chan News
-	for i := range side {
-		side[i] = make(chan News, 64)
+	for name, serve := range f.Clusters {
 		g.Go(func() error {
-			for {
+			for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+				began := time.Now()
+				err := f.Member.Hold(ctx, store.ClusterLease(name), func(ctx context.Context, t *lease.Tenure) error {
+					defer f.door(name, nil)
+					return serve(ctx, t, func(m *Monitor) { f.door(name, m.Handler()) })
+				})
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				f.Log.Error("a cluster cannot be served; it is tried again", "cluster", name, "error", err, "after", wait)
+				if time.Since(began) > time.Minute {
+					wait = time.Second
+				}
+				timer := time.NewTimer(wait)
 				select {
 				case <-ctx.Done():
-					return context.Cause(ctx)
-				case n := <-side[i]:
-					b.heard(ctx, p, n)
+				case <-timer.C:
 				}
+				timer.Stop()
 			}
 		})
 	}
-	g.Go(func() error {
-		err := p.Watch(ctx, news)
-		if err == nil {
-			err = errors.New("its news ended")
-		}
-		return err
-	})
-	g.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case n := <-news:
-				if n.Synced {
-					p.mu.Lock()
-					p.synced, p.fault = true, ""
-					p.mu.Unlock()
-					b.measure(ctx, p)
-					b.wake()
-					continue
-				}
-				select {
-				case side[maphash.Comparable(p.seed, n.Fence)%uint64(len(side))] <- n:
-				case <-ctx.Done():
-				}
-			}
-		}
-	})
 	return g.Wait()
 }
 
-// measure writes what a place has into its record, if that changed.
-func (b *Booster) measure(ctx context.Context, p *place) {
-	p.mu.Lock()
-	up, fault := p.synced, p.fault
-	p.mu.Unlock()
-	if !up && fault == "" {
-		return // it is only just being asked
+func (f *Fleet) door(cluster string, h http.Handler) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.doors == nil {
+		f.doors = map[string]http.Handler{}
 	}
-	have, err := p.Capacity(ctx)
-	if err != nil {
-		up, fault = false, sentence(err)
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	records := store.Clusters(b.DB)
-	for {
-		old, rev, err := records.Get(ctx, "", p.name)
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
-			b.Log.Error("read a cluster's record", "cluster", p.name, "error", err)
-			return
-		}
-		c := old
-		c.Name, c.Kind, c.Up, c.Reason = p.name, p.name, up, fault
-		if k, ok := p.Executor.(interface{ Kind() string }); ok {
-			c.Kind = k.Kind()
-		}
-		if up {
-			c.Node, c.Capacity, c.Limits, c.Reason = have.Node, have.Total, have.Limits, "it is up"
-		}
-		if c.Limits == nil {
-			c.Limits = []string{}
-		}
-		now := b.Now().UTC()
-		changed := rev == 0 || !same(c, old)
-		if !changed && (!up || now.Sub(c.Heard) < heardEvery) {
-			return
-		}
-		if up {
-			c.Heard = now
-		}
-		batch := store.Batch{Put: []store.Row{records.Put(c, rev)}}
-		if changed {
-			batch.Tell = []store.Message{queue.Tell(mlaas.CapacityChanged{Cluster: p.name})}
-		}
-		if err := b.DB.Commit(ctx, batch); errors.Is(err, mlaas.ErrConflict) {
-			continue
-		} else if err != nil {
-			b.Log.Error("write a cluster's record", "cluster", p.name, "error", err)
-		}
-		return
+	if f.doors[cluster] = h; h == nil {
+		delete(f.doors, cluster)
 	}
 }
 
-// there is what a place has at this moment, replica by replica.
-func (b *Booster) there(ctx context.Context, p *place) (map[mlaas.Fence]News, error) {
-	ctx, cancel := context.WithTimeout(ctx, reconcileEvery)
-	defer cancel()
-	news, ended := make(chan News), make(chan error, 1)
-	go func() {
-		defer close(ended)
-		ended <- p.Watch(ctx, news)
-	}()
-	all := map[mlaas.Fence]News{}
-	for {
-		select {
-		case n := <-news:
-			if n.Synced {
-				cancel()
-				for range ended { // until it is over
-				}
-				return all, nil
-			}
-			all[n.Fence] = n
-		case err := <-ended:
-			if err == nil {
-				err = errors.New("its news ended")
-			}
-			return nil, err
+// Door is the door of a cluster, as its supervisors reach it below the address
+// that they were given. Where another process serves the cluster it says so,
+// and they call again.
+func (f *Fleet) Door(cluster string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		h := f.doors[cluster]
+		f.mu.Unlock()
+		if h == nil {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, fmt.Sprintf("this process does not serve cluster %s now", cluster), mlaas.ErrUnavailable.Status)
+			return
 		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Handler is the doors of all clusters: that of cluster NAME is below
+// /cluster/NAME.
+func (f *Fleet) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for name := range f.Clusters {
+		at := "/cluster/" + name
+		mux.Handle(at+"/", http.StripPrefix(at, f.Door(name)))
 	}
+	return mux
 }

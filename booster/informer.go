@@ -29,6 +29,7 @@ const (
 	maxKeys    = 256
 	maxKey     = 256
 	maxHistory = 200
+	maxSources = 100 // of a replica that are told
 	maxReason  = 1 << 10
 )
 
@@ -272,12 +273,11 @@ func (b *Booster) ended(r mlaas.Replica) {
 	if b.monitor.line(r.Fence) == nil {
 		b.inform.forget(r.Fence)
 	}
-	p := b.places[r.Cluster]
-	if p == nil || r.Status == mlaas.ReplicaLost {
+	if r.Status == mlaas.ReplicaLost {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := p.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.place.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
@@ -285,20 +285,20 @@ func (b *Booster) ended(r mlaas.Replica) {
 
 // heard takes the news of an executor: what is seen from the outside. What the
 // supervisor said of itself weighs more.
-func (b *Booster) heard(ctx context.Context, p *place, n News) {
+func (b *Booster) heard(ctx context.Context, n News) {
 	if n.Status.Final() {
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
 			}
-			b.outside(ctx, p, n)
+			b.outside(ctx, n)
 		})
 		return
 	}
-	b.outside(ctx, p, n)
+	b.outside(ctx, n)
 }
 
-func (b *Booster) outside(ctx context.Context, p *place, n News) {
+func (b *Booster) outside(ctx context.Context, n News) {
 	_, err := b.change(ctx, n.Fence, func(r *mlaas.Replica) store.Batch {
 		if n.Node != "" && r.Node == "" {
 			r.Node = n.Node
@@ -318,7 +318,7 @@ func (b *Booster) outside(ctx context.Context, p *place, n News) {
 			case r.Status == mlaas.ReplicaStopping:
 				status, reason = mlaas.ReplicaStopped, r.Reason // as it was asked to
 			case r.Ready == nil && status != mlaas.ReplicaStopped:
-				reason += b.lastWords(ctx, p, n.Fence)
+				reason += b.lastWords(ctx, n.Fence)
 			}
 			b.move(r, status, reason)
 		}
@@ -338,8 +338,8 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 }
 
 // lastWords is the end of what a supervisor wrote that never called.
-func (b *Booster) lastWords(ctx context.Context, p *place, f mlaas.Fence) string {
-	log, err := p.Logs(ctx, f)
+func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
+	log, err := b.place.Logs(ctx, f)
 	if err != nil {
 		return ""
 	}
@@ -377,6 +377,9 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if p.Program && !r.Program {
 		r.Program, r.Started = true, &at
 	}
+	if len(p.Data) > 0 {
+		r.Data = fetched(p.Data)
+	}
 	if p.Status.Final() {
 		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {
@@ -386,6 +389,22 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// fetched is what a supervisor may say of its sources: in lengths that a record
+// may have.
+func fetched(data []mlaas.Fetched) []mlaas.Fetched {
+	data = slices.Clone(data[:min(len(data), maxSources)])
+	for i := range data {
+		d := &data[i]
+		for _, text := range []*string{&d.Name, &d.Source, &d.Commit, &d.ETag, &d.Version} {
+			*text = short(*text)
+		}
+		if _, err := blob.CheckDigest(d.Tree); err != nil {
+			d.Tree = ""
+		}
+	}
+	return data
 }
 
 // used is what a supervisor may say of its use: numbers that encode.

@@ -226,7 +226,8 @@ const lastWords = 5 * time.Second
 // admit reports why the supervisor of f may not talk to us; nil: it may. The
 // rest of a log is taken as long as its attempt is the newest and its run is
 // not over.
-func (m *Monitor) admit(ctx context.Context, f mlaas.Fence) (mlaas.Replica, error) {
+func (m *Monitor) admit(ctx context.Context, f mlaas.Fence) (_ mlaas.Replica, err error) {
+	defer func() { m.b.stale(err) }()
 	state, _, err := store.RunStates(m.b.DB).Get(ctx, f.Tenant, string(f.Run))
 	if err != nil {
 		return mlaas.Replica{}, err
@@ -275,6 +276,7 @@ func (m *Monitor) Serve(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	if err != nil {
 		return err
 	}
+	m.b.Counts.Lines.Inc()
 	c.end = cancel
 	m.enter(c)
 	defer close(c.done)
@@ -654,7 +656,7 @@ func (m *Monitor) flush(ctx context.Context, c *conn) {
 func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 	u := used(p.Usage)
 	c.mu.Lock()
-	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil
+	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil && len(p.Data) == len(c.phase.Data)
 	c.phase = p
 	c.mu.Unlock()
 	c.cell.note(m.b.Now(), minor, func() {
@@ -671,10 +673,15 @@ func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 	if err := m.lock(ctx, c, p); err != nil {
 		return err
 	}
-	_, err := m.b.change(ctx, c.fence, func(r *mlaas.Replica) store.Batch {
+	first := false
+	r, err := m.b.change(ctx, c.fence, func(r *mlaas.Replica) store.Batch {
+		first = p.Program && !r.Program
 		m.b.said(r, p)
 		return store.Batch{}
 	})
+	if err == nil && first {
+		m.b.began(ctx, r)
+	}
 	return err
 }
 
@@ -821,7 +828,9 @@ func (m *Monitor) checkpoint(ctx context.Context, f mlaas.Fence, cm mlaas.Checkp
 			return err
 		}
 		if state.Epoch != f.Epoch {
-			return old(f, state.Epoch)
+			err := old(f, state.Epoch)
+			m.b.stale(err)
+			return err
 		}
 		made := mlaas.Checkpoint{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica, Step: cm.Step,
 			Tree: cm.Tree, Size: size, Best: short(cm.Best), Created: m.b.Now().UTC()}

@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,7 +13,7 @@ import (
 )
 
 // reconcile compares, at the start and every 30 s, what the records say with
-// what the clusters have: a message or news that was lost delays and never
+// what the cluster has: a message or news that was lost delays and never
 // strands.
 func (b *Booster) reconcile(ctx context.Context) error {
 	timer := time.NewTimer(reconcileEvery)
@@ -26,15 +27,15 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		}
 		timer.Reset(reconcileEvery)
 		var g errgroup.Group
-		for _, p := range b.places {
-			g.Go(func() error {
-				b.measure(ctx, p)
-				if err := b.compare(ctx, p); err != nil && ctx.Err() == nil {
-					b.Log.Error("compare a cluster with the records", "cluster", p.name, "error", err)
-				}
-				return nil
-			})
-		}
+		var failed atomic.Bool
+		g.Go(func() error {
+			b.measure(ctx)
+			if err := b.compare(ctx); err != nil && ctx.Err() == nil {
+				failed.Store(true)
+				b.Log.Error("compare the cluster with the records", "cluster", b.Cluster, "error", err)
+			}
+			return nil
+		})
 		for _, c := range b.monitor.all() {
 			g.Go(func() error {
 				if err := b.monitor.direct(ctx, c); err != nil && ctx.Err() == nil {
@@ -46,15 +47,19 @@ func (b *Booster) reconcile(ctx context.Context) error {
 		if err := g.Wait(); err != nil {
 			return err
 		}
+		if !failed.Load() {
+			b.Counts.Reconciled.Set(time.Now())
+		}
 	}
 }
 
 // compareWithin keeps a cluster that answers nothing from holding up others.
 const compareWithin = time.Minute
 
-// compare looks at one place. Records are read before what is there: what they
+// compare looks at the place. Records are read before what is there: what they
 // say has been started must be found.
-func (b *Booster) compare(ctx context.Context, p *place) error {
+func (b *Booster) compare(ctx context.Context) error {
+	p := b.place
 	p.mu.Lock()
 	up := p.synced
 	p.mu.Unlock()
@@ -67,30 +72,30 @@ func (b *Booster) compare(ctx context.Context, p *place) error {
 	if err != nil {
 		return err
 	}
-	there, err := b.there(ctx, p)
+	there, err := b.there(ctx)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, f := range live {
-		if f.Value.Cluster == p.name {
+		if f.Value.Cluster == b.Cluster {
 			g.Go(func() error {
 				n, ok := there[f.Value.Fence]
-				return b.mend(ctx, p, f.Value, n, ok)
+				return b.mend(ctx, f.Value, n, ok)
 			})
 		}
 	}
 	for f, n := range there {
 		if n.Status != mlaas.ReplicaStopped {
-			g.Go(func() error { return b.clear(ctx, p, f) })
+			g.Go(func() error { return b.clear(ctx, f) })
 		}
 	}
 	return g.Wait()
 }
 
 // mend brings one live record and what is there together.
-func (b *Booster) mend(ctx context.Context, p *place, r mlaas.Replica, n News, there bool) error {
+func (b *Booster) mend(ctx context.Context, r mlaas.Replica, n News, there bool) error {
 	state, _, err := store.RunStates(b.DB).Get(ctx, r.Tenant, string(r.Run))
 	gone := errors.Is(err, mlaas.ErrNotFound)
 	if err != nil && !gone {
@@ -114,14 +119,14 @@ func (b *Booster) mend(ctx context.Context, p *place, r mlaas.Replica, n News, t
 		_, err := b.dismiss(ctx, r, grace, "the run is "+string(state.State)) // the message is late
 		return err
 	case there && n.Status.Final():
-		b.heard(ctx, p, n)
+		b.heard(ctx, n)
 	case there:
 	case b.monitor.line(r.Fence) != nil:
 		// It talks to us. When it ends, so does its line.
 	case r.Status == mlaas.ReplicaWanted || r.Status == mlaas.ReplicaCreating:
 		return b.begin(ctx, run, r) // its message was interrupted
 	default:
-		b.heard(ctx, p, News{Fence: r.Fence, Status: mlaas.ReplicaLost, Reason: "it is not on " + p.name + " any more"})
+		b.heard(ctx, News{Fence: r.Fence, Status: mlaas.ReplicaLost, Reason: "it is not on " + b.Cluster + " any more"})
 	}
 	return nil
 }
@@ -129,7 +134,7 @@ func (b *Booster) mend(ctx context.Context, p *place, r mlaas.Replica, n News, t
 // clear ends what is there without a live record: of an older attempt, of a
 // run that was removed, or over already. What was lost to us, but talks, may
 // deliver the rest of its log first.
-func (b *Booster) clear(ctx context.Context, p *place, f mlaas.Fence) error {
+func (b *Booster) clear(ctx context.Context, f mlaas.Fence) error {
 	r, _, err := store.Replicas(b.DB).Get(ctx, f.Tenant, store.ReplicaKey(f.Run, f.Replica))
 	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
 		return err
@@ -143,5 +148,5 @@ func (b *Booster) clear(ctx context.Context, p *place, f mlaas.Fence) error {
 		}
 	}
 	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
-	return p.Stop(ctx, f)
+	return b.place.Stop(ctx, f)
 }

@@ -14,6 +14,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor/jobengine"
 	"mlaas.dev/mlaas/internal/failpoint"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -30,7 +31,7 @@ import (
 //
 // What a run is given is subtracted from its cluster's ledger in the commit
 // that starts it, at the ledger's revision: the same core is never promised
-// twice, by however many contractors.
+// twice. One contractor at a time serves the line, so that its order is one.
 
 // told is how many waiting runs are told what they wait for in numbers; those
 // behind them are told that they are behind.
@@ -141,6 +142,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		}
 		switch {
 		case errors.Is(err, mlaas.ErrConflict):
+			c.counts().Conflicts.Inc()
 			return true, nil
 		case err != nil:
 			return false, err
@@ -267,7 +269,7 @@ func most(spec mlaas.JobSpec, capacity mlaas.Resources) (workers int, ok bool) {
 
 // place starts a run: its next epoch, the newest checkpoint to begin from, what
 // it is granted, and the ledger that it is granted from, in one commit.
-func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
+func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err error) {
 	rule, ok := jobengine.Next(w.state.State, jobengine.Admitted)
 	if !ok {
 		return fmt.Errorf("run %s is %s and was in line: %w", w.run.ID, w.state.State, mlaas.ErrInternal)
@@ -298,11 +300,13 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	ledger := d.place.ledger
 	ledger.Grants = maps.Clone(ledger.Grants)
 	ledger.Grants[w.run.ID] = mlaas.Grant{Tenant: w.run.Tenant, Epoch: st.Epoch, Total: d.ask}
+	ctx, end := trace.Start(ctx, c.Trace, "contractor place", w.run.Trace, "run", string(w.run.ID))
+	defer func() { end(err) }()
 	failpoint.Hit("contractor.place.before")
-	err = c.DB.Commit(ctx, store.Batch{
+	err = c.DB.Commit(ctx, queue.Traced(store.Batch{
 		Put:  []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch})},
-	})
+		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
+	}, trace.Of(ctx)))
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/sqlitestore"
@@ -35,7 +36,7 @@ const oneHour = 60 * 60 // in steps
 
 func (b *toy) run(ctx context.Context) error {
 	b.ctx = ctx
-	in := &queue.Inbox{DB: b.db, Name: mlaas.ToBooster, Log: slog.New(slog.DiscardHandler)}
+	in := &queue.Inbox{DB: b.db, Name: mlaas.ToBooster("local"), Log: slog.New(slog.DiscardHandler)}
 	queue.On(in, func(ctx context.Context, m mlaas.ReplicasWanted) (store.Batch, error) {
 		s, rev, err := store.RunStates(b.db).Get(ctx, m.Tenant, string(m.Run))
 		if err != nil || s.State != mlaas.Starting || s.Epoch != m.Epoch {
@@ -205,7 +206,15 @@ func (b *bubble) service(run func(context.Context) error) (stop func()) {
 }
 
 func (b *bubble) contractor() (stop func()) {
-	return b.service((&contractor.Contractor{DB: b.db, Log: slog.New(slog.NewTextHandler(b.Output(), nil))}).Run)
+	log := slog.New(slog.NewTextHandler(b.Output(), nil))
+	m := &lease.Member{DB: b.db, Service: "contractor", ID: mlaas.NewID(time.Now()), Log: log}
+	c := &contractor.Contractor{DB: b.db, Member: m, Log: log}
+	return b.service(func(ctx context.Context) error {
+		var all sync.WaitGroup
+		defer all.Wait()
+		all.Go(func() { _ = m.Run(ctx) })
+		return c.Run(ctx)
+	})
 }
 
 func (b *bubble) commit(batch store.Batch) {
@@ -325,7 +334,7 @@ func TestWakes(t *testing.T) {
 		b.is("a", mlaas.Queued)
 		time.Sleep(17 * time.Second)
 		c.Up = true
-		b.commit(store.Batch{Put: []store.Row{store.Clusters(b.db).Put(c, rev+1)}, Tell: []store.Message{queue.Tell(mlaas.CapacityChanged{Cluster: "local"})}})
+		b.commit(store.Batch{Put: []store.Row{store.Clusters(b.db).Put(c, rev+1)}})
 		b.is("a", mlaas.Starting)
 		time.Sleep(6 * time.Second)
 		b.is("a", mlaas.Running)

@@ -22,16 +22,34 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/contractor/jobengine"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
 
 // Contractor is the service. Fill in the fields, then call Run. Several may
-// run over one store: each commit checks that what it decided on still stands.
+// run over one store: all hear messages, and each commit checks that what it
+// decided on still stands. One of them at a time, who holds the lease, says who
+// may start and looks where nobody was told to.
 type Contractor struct {
-	DB  store.Driver
-	Now func() time.Time // nil: time.Now
-	Log *slog.Logger     // nil: nobody listens
+	DB     store.Driver
+	Member *lease.Member    // of this process, which runs it
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: nobody listens
+
+	Counts *Counts      // what it did; nil: nobody asks
+	Trace  trace.Tracer // nil: nobody watches
+
+	uncounted Counts // where nobody asks
+}
+
+// Counts are what a contractor did.
+type Counts struct {
+	Queue      queue.Counts
+	Conflicts  meter.Counter // another commit was faster, and it decided anew
+	Reconciled meter.Moment  // when it looked at every live run; only who holds the lease does
 }
 
 const (
@@ -55,6 +73,13 @@ const (
 	tries = 10
 )
 
+func (c *Contractor) counts() *Counts {
+	if c.Counts != nil {
+		return c.Counts
+	}
+	return &c.uncounted
+}
+
 func (c *Contractor) now() time.Time {
 	if c.Now != nil {
 		return c.Now()
@@ -71,24 +96,41 @@ func (c *Contractor) log() *slog.Logger {
 
 // Run works until ctx ends, and then returns nil.
 func (c *Contractor) Run(ctx context.Context) error {
-	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log()}
-	k := &keeper{c: c, next: map[key]time.Time{}, wake: make(chan struct{}, 1)}
+	in := &queue.Inbox{DB: c.DB, Name: mlaas.ToContractor, Log: c.log(), Counts: &c.counts().Queue, Trace: c.Trace}
 	queue.On(in, c.runAsked)
 	queue.On(in, c.stopAsked)
 	queue.On(in, c.replicaChanged)
 	queue.On(in, c.ruleFired)
-	queue.On(in, func(ctx context.Context, m mlaas.CapacityChanged) (store.Batch, error) {
-		select {
-		case k.wake <- struct{}{}:
-		default: // it is awake already
-		}
-		return store.Batch{}, nil
-	})
+	queue.On(in, func(context.Context, CapacityChanged) (store.Batch, error) { return store.Batch{}, nil })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return in.Run(ctx) })
-	g.Go(func() error { k.run(ctx); return nil })
-	return g.Wait()
+	g.Go(func() error { return c.Member.Hold(ctx, store.AdmissionLease, c.keep) })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
+
+// keep is the work of the one contractor that holds the lease. What it commits
+// checks that it still does.
+func (c *Contractor) keep(ctx context.Context, t *lease.Tenure) error {
+	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log, Counts: c.counts(), Trace: c.Trace}
+	k := &keeper{c: holder, next: map[key]time.Time{}}
+	k.run(ctx)
+	return ctx.Err()
+}
+
+// CapacityChanged was told by version 0.1. It is heard so that what such a
+// version left behind is not parked: clusters are watched instead.
+type CapacityChanged struct {
+	Cluster string `json:"cluster"`
+}
+
+// To is who hears the message.
+func (CapacityChanged) To() string { return mlaas.ToContractor }
+
+// Key is what must be handled in order.
+func (m CapacityChanged) Key() string { return m.Cluster }
 
 func (c *Contractor) runAsked(ctx context.Context, m mlaas.RunAsked) (store.Batch, error) {
 	return c.look(ctx, m.Tenant, m.Run, nil)
@@ -117,7 +159,6 @@ type key struct {
 // a run in. What it remembers is only when to look.
 type keeper struct {
 	c    *Contractor
-	wake chan struct{}
 	next map[key]time.Time
 	line line
 
@@ -140,8 +181,6 @@ func (k *keeper) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.wake:
-			admit = true
 		case change := <-changes:
 			admit = k.note(change)
 			for more := true; more; { // a burst is one reason to look
@@ -155,7 +194,9 @@ func (k *keeper) run(ctx context.Context) {
 		case <-deadline.C:
 			admit = k.due(ctx)
 		case <-regular.C:
-			if err := k.all(ctx); err != nil && ctx.Err() == nil {
+			if err := k.all(ctx); err == nil {
+				k.c.counts().Reconciled.Set(time.Now())
+			} else if ctx.Err() == nil {
 				k.c.log().Error("look at every run", "error", err)
 			}
 			regular.Reset(lookAgain)
@@ -305,6 +346,7 @@ func (c *Contractor) commit(ctx context.Context, decide func() (store.Batch, err
 		if err = c.DB.Commit(ctx, b); !errors.Is(err, mlaas.ErrConflict) || try == tries {
 			return err
 		}
+		c.counts().Conflicts.Inc()
 	}
 }
 
@@ -338,7 +380,7 @@ func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) erro
 	var unwanted store.Batch
 	told := map[mlaas.ReplicasUnwanted]bool{}
 	for _, r := range replicas {
-		m := mlaas.ReplicasUnwanted{Tenant: r.Value.Tenant, Run: r.Value.Run, Epoch: r.Value.Epoch, Reason: "the attempt is over"}
+		m := mlaas.ReplicasUnwanted{Tenant: r.Value.Tenant, Run: r.Value.Run, Epoch: r.Value.Epoch, Cluster: r.Value.Cluster, Reason: "the attempt is over"}
 		if told[m] {
 			continue
 		}
@@ -385,5 +427,5 @@ func (c *Contractor) tidy(ctx context.Context, live map[key]mlaas.RunState) erro
 
 // moved logs a step of a run.
 func (c *Contractor) moved(run mlaas.Run, r jobengine.Rule, why string) {
-	c.log().Info("run", "id", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
+	c.log().Info("a run moved", "run", run.ID, "name", name(run), "from", r.From, "event", r.On, "to", r.To, "do", r.Do, "why", why)
 }

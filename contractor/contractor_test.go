@@ -257,11 +257,31 @@ func TestDataset(t *testing.T) {
 	h.turn()
 	launch, _, err := store.Launches(h.db).Get(t.Context(), mlaas.DefaultTenant, store.LaunchKey(id, 1))
 	h.must(err)
-	if got := fmt.Sprint(launch.Data); got != "[{a dataset:mnist@2 sha256:2} {b dataset:mnist sha256:3} {c dataset:mnist@v1 sha256:1} {d https://example.org/x }]" {
+	if got := fmt.Sprint(launch.Data); got != "[{a dataset:mnist@2 sha256:2 <nil>} {b dataset:mnist sha256:3 <nil>} {c dataset:mnist@v1 sha256:1 <nil>} {d https://example.org/x  <nil>}]" {
 		t.Errorf("data are %s", got)
 	}
 	if launch.Environment.Lock != "sha256:lock" {
 		t.Errorf("the lock is %q", launch.Environment.Lock)
+	}
+}
+
+// What a source gave to one attempt is what the next is told to get.
+func TestSourceIsKept(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("local", "4", "16Gi", 0)
+	id := h.ask("repo", `{"data": [{"name": "a", "source": "git+https://host/repo"}, {"name": "b", "source": "https://host/x"}]}`)
+	h.turn()
+	h.runs(id)
+	was := mlaas.Fetched{Name: "a", Source: "git+https://host/repo", Tree: "sha256:a", Commit: "abc"}
+	h.set(id, "worker-0", mlaas.ReplicaLost, because("machine restarted"))
+	h.turn()
+	h.later(2 * time.Minute)
+	h.set(id, "worker-0", mlaas.ReplicaReady, func(r *mlaas.Replica) { r.Data = []mlaas.Fetched{was} }) // booster keeps them
+	h.turn()
+	launch, _, err := store.Launches(h.db).Get(t.Context(), mlaas.DefaultTenant, store.LaunchKey(id, 2))
+	h.must(err)
+	if d := launch.Data; len(d) != 2 || d[0].Was == nil || *d[0].Was != was || d[1].Was != nil {
+		t.Errorf("data are %+v", d)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -414,8 +415,9 @@ func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
 func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error) {
 	out := mlaas.DataTree{Name: d.Name, Source: d.Source}
 	ref, ok := strings.CutPrefix(d.Source, "dataset:")
-	if !ok {
-		return out, nil // the supervisor fetches it
+	if !ok { // the supervisor fetches it
+		out.Was = l.fetched(d)
+		return out, nil
 	}
 	name, version, _ := strings.Cut(ref, "@")
 	rows, _, err := store.Datasets(l.c.DB).List(ctx, store.Query{Tenant: l.run.Tenant, Prefix: name + "/", Reverse: true})
@@ -429,6 +431,18 @@ func (l *look) dataset(ctx context.Context, d mlaas.Data) (mlaas.DataTree, error
 		}
 	}
 	return out, fmt.Errorf("data %s: there is no %s, see mlaas data ls: %w", d.Name, ref, mlaas.ErrNotFound)
+}
+
+// fetched is what a source gave to an attempt before, if one came so far.
+func (l *look) fetched(d mlaas.Data) *mlaas.Fetched {
+	for _, name := range slices.Sorted(maps.Keys(l.replicas)) {
+		for _, was := range l.replicas[name].Value.Data {
+			if was.Name == d.Name && was.Source == d.Source && was.Tree != "" {
+				return &was
+			}
+		}
+	}
+	return nil
 }
 
 const resizes = "the run changes its size"
@@ -446,7 +460,8 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		st.Next = l.now.Add(review)
 	case jobengine.DeliverCode:
 		l.batch.Put = append(l.batch.Put, store.Launches(l.c.DB).Put(*s.launch, 0))
-		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch}))
+		l.tell(queue.Tell(mlaas.CodeReady{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster}))
+		l.batch = queue.Traced(l.batch, l.run.Trace) // what brought us here is the news of a replica, which has none
 		st.Next = l.now.Add(askAgain)
 	case jobengine.Wait:
 		st.Reason = l.running()
@@ -517,14 +532,14 @@ func (l *look) tell(m store.Message) { l.batch.Tell = append(l.batch.Tell, m) }
 // unwanted ends the replicas of the attempt, if there ever was one.
 func (l *look) unwanted(why string) {
 	if l.state.Epoch > 0 {
-		l.tell(queue.Tell(mlaas.ReplicasUnwanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch,
+		l.tell(queue.Tell(mlaas.ReplicasUnwanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch, Cluster: l.attempt().Cluster,
 			Grace: codeengine.Grace(l.run.Spec), Reason: why}))
 	}
 }
 
 // ask says the wish of the run's state once more.
 func (l *look) ask() {
-	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch}
+	id := mlaas.ReplicasWanted{Tenant: l.run.Tenant, Run: l.run.ID, Epoch: l.state.Epoch, Cluster: l.state.Allocation.Cluster}
 	if l.state.State != mlaas.Starting {
 		why := l.attempt().Reason
 		if why == "" {

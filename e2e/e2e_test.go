@@ -9,6 +9,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,22 +28,15 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	layouts "mlaas.dev/mlaas/e2e/layout"
 )
 
 // patience is how long one step of a script may take, environments included.
 const patience = 3 * time.Minute
 
 func TestScripts(t *testing.T) {
-	layouts := map[string]func(bin string) layout{"one": func(bin string) layout { return &one{bin: bin} }}
-	name := os.Getenv("MLAAS_LAYOUT")
-	if name == "" {
-		name = "one"
-	}
-	choose := layouts[name]
-	if choose == nil {
-		t.Fatalf("MLAAS_LAYOUT is %q, want one", name)
-	}
-	bin := binary(t)
+	name, bin := kind(t), binary(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 ".",
 		RequireExplicitExec: true,
@@ -58,7 +52,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Setup: func(env *testscript.Env) error {
-			s := &stage{layout: choose(bin), jobs: map[string]*job{}}
+			s := &stage{bin: bin, layout: choose(name, bin), jobs: map[string]*job{}}
 			env.Values[stageKey{}] = s
 			env.Defer(s.close)
 			env.Setenv("HOME", env.WorkDir)
@@ -81,13 +75,30 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// kind is the layout that is asked for.
+func kind(t *testing.T) string {
+	t.Helper()
+	name := cmp.Or(os.Getenv("MLAAS_LAYOUT"), layouts.One)
+	if !slices.Contains(layouts.Kinds, name) {
+		t.Fatalf("MLAAS_LAYOUT is %q, want one of %v", name, layouts.Kinds)
+	}
+	return name
+}
+
+func choose(kind, bin string) layout {
+	if kind == layouts.One {
+		return &one{bin: bin}
+	}
+	return &several{kind: kind, bin: bin}
+}
+
 // TestRoutes walks every route of the paper's figure 4.2 with curl alone.
 func TestRoutes(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("needs curl")
 	}
 	dir := t.TempDir()
-	l := &one{bin: binary(t)}
+	l := choose(kind(t), binary(t))
 	t.Cleanup(l.down)
 	env, err := l.up(dir, os.Environ(), nil)
 	if err != nil {
@@ -238,8 +249,53 @@ func (o *one) down() {
 	o.dir = ""
 }
 
+// several is the services as processes of their own, over Redis and S3.
+type several struct {
+	kind, bin string
+	platform  *layouts.Platform
+	said      bytes.Buffer // complete only when it is down
+}
+
+func (s *several) up(dir string, env, args []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := os.MkdirAll(dir, 0o711)
+	if err != nil {
+		return nil, err
+	}
+	if s.platform != nil {
+		err = s.platform.Restart(ctx)
+	} else {
+		s.platform, err = layouts.Start(ctx, layouts.Options{Kind: s.kind, Binary: s.bin, Dir: dir, Env: env, Args: args, Log: &s.said,
+			S3: filepath.Join(filepath.Dir(s.bin), "versitygw")})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; it wrote:\n%s", err, s.said.String())
+	}
+	return s.platform.Variables(), nil
+}
+
+func (s *several) crash() error {
+	s.platform.Crash()
+	return nil
+}
+
+func (s *several) down() {
+	if s.platform == nil {
+		return
+	}
+	if err := s.platform.Down(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	s.platform = nil
+	if os.Getenv("MLAAS_LOG") != "" {
+		fmt.Fprint(os.Stderr, s.said.String())
+	}
+}
+
 // A stage is what one script has started.
 type stage struct {
+	bin    string
 	layout layout
 	jobs   map[string]*job
 }
@@ -334,7 +390,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	want := regexp.MustCompile("(?m)" + args[1])
 	path := args[2]
 	if path == "mlaas" {
-		path = of(ts).bin()
+		path = of(ts).bin
 	}
 	j := &job{cmd: exec.Command(path, args[3:]...), ended: make(chan struct{}), news: make(chan struct{}, 1)}
 	j.cmd.Env, j.cmd.Dir, j.cmd.Stdout, j.cmd.Stderr = environ(ts), ts.MkAbs("."), j, j
@@ -356,13 +412,6 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s did not write %q in %v; it wrote:\n%s", args[0], args[1], patience, j.said())
 		}
 	}
-}
-
-func (s *stage) bin() string {
-	if o, ok := s.layout.(*one); ok {
-		return o.bin
-	}
-	return "mlaas"
 }
 
 // signal NAME INT|TERM|KILL sends a signal to what start began.
@@ -399,7 +448,7 @@ func mlaas(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 0 && regexp.MustCompile(`^-\d+$`).MatchString(args[0]) {
 		want, args = args[0][1:], args[1:]
 	}
-	err := ts.Exec(of(ts).bin(), args...)
+	err := ts.Exec(of(ts).bin, args...)
 	got := 0
 	if e, ok := errors.AsType[*exec.ExitError](err); ok {
 		got = e.ExitCode()

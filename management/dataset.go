@@ -1,6 +1,7 @@
 package management
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -231,11 +232,26 @@ func (m *Management) serveBlob(w http.ResponseWriter, r *http.Request, d mlaas.D
 	}
 	f := &blobFile{ctx: r.Context(), d: m.Blob, digest: d, size: info.Size}
 	defer f.Close()
+	var content io.ReadSeeker = f
+	if info.Size <= wholeBlob && r.Method != http.MethodHead {
+		data, err := blob.GetBytes(r.Context(), m.Blob, d, wholeBlob)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(data)
+	}
 	attach(w, octets, name)
 	w.Header().Set("ETag", `"`+string(d)+`"`)
-	http.ServeContent(w, r, "", time.Time{}, f)
+	http.ServeContent(w, r, "", time.Time{}, content)
+	if f.err != nil {
+		m.log().Error("bytes could not be served to their end", "digest", d, "error", f.err)
+	}
 	return nil
 }
+
+// wholeBlob is how large bytes may be that are read, and so checked, before the
+// first of them is served.
+const wholeBlob = 1 << 20
 
 func attach(w http.ResponseWriter, media, name string) {
 	h := w.Header()
@@ -258,21 +274,31 @@ type blobFile struct {
 	size   int64
 	at     int64
 	r      io.ReadCloser
+	err    error
 }
 
-func (f *blobFile) Read(p []byte) (int, error) {
+// Read holds the last bytes back until it is known that all were right: an
+// answer that is cut off is seen to be, and one that is wrong is not.
+func (f *blobFile) Read(p []byte) (n int, err error) {
 	if f.at >= f.size {
 		return 0, io.EOF
 	}
 	if f.r == nil {
 		r, err := f.d.Get(f.ctx, f.digest, f.at)
 		if err != nil {
+			f.err = err
 			return 0, err
 		}
 		f.r = r
 	}
-	n, err := f.r.Read(p)
+	n, err = f.r.Read(p)
 	f.at += int64(n)
+	if err == nil && f.at == f.size {
+		_, err = f.r.Read(make([]byte, 1))
+	}
+	if err != nil && err != io.EOF {
+		f.err, n = err, 0
+	}
 	return n, err
 }
 

@@ -2,7 +2,6 @@ package management
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -241,75 +240,23 @@ func (m *Management) used(ctx context.Context) (names, error) {
 	trees := names{}
 	add := func(set names, ds ...mlaas.Digest) {
 		for _, d := range ds {
-			if d != "" {
-				set[d] = true
-			}
+			set[d] = true
 		}
 	}
-	type rows struct {
-		kind string
-		take func(json.RawMessage) error
-	}
-	for _, r := range []rows{
-		{"version", func(data json.RawMessage) error {
-			var v mlaas.Version
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Bundle)
-			return err
-		}},
-		{"run", func(data json.RawMessage) error { // its version may be gone with an edit of the future; the run keeps it
-			var v mlaas.Run
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Version.Bundle)
-			add(used, v.Spec.Environment.Lock)
-			return err
-		}},
-		{"dataset", func(data json.RawMessage) error {
-			var v mlaas.Dataset
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Tree)
-			return err
-		}},
-		{"checkpoint", func(data json.RawMessage) error {
-			var v mlaas.Checkpoint
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Tree)
-			return err
-		}},
-		{"replica", func(data json.RawMessage) error {
-			var v mlaas.Replica
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Outputs)
-			return err
-		}},
-		{"launch", func(data json.RawMessage) error {
-			var v mlaas.Launch
-			err := json.Unmarshal(data, &v)
-			add(trees, v.Bundle, v.Resume)
-			add(used, v.Environment.Lock)
-			for _, d := range v.Data {
-				add(trees, d.Tree)
-			}
-			return err
-		}},
-		{"lock", func(data json.RawMessage) error {
-			var v mlaas.Locked
-			err := json.Unmarshal(data, &v)
-			add(used, v.Lock)
-			add(used, v.Previous...)
-			return err
-		}},
-	} {
-		q := store.Query{Kind: r.kind}
+	for _, kind := range store.NamesBlobs() {
+		q := store.Query{Kind: kind}
 		for {
 			page, next, err := m.DB.List(ctx, q)
 			if err != nil {
 				return nil, err
 			}
 			for _, row := range page {
-				if err := r.take(row.Data); err != nil {
-					return nil, fmt.Errorf("%s: %w", row.Key, err)
+				named, others, err := store.Blobs(row)
+				if err != nil {
+					return nil, err
 				}
+				add(trees, named...)
+				add(used, others...)
 			}
 			if next == (store.Key{}) {
 				break

@@ -145,10 +145,10 @@ func (m *Management) listJobs(ctx context.Context, in *listJobsIn) (*Answer[List
 	if in.Deleted {
 		q.Index = "deleted"
 	}
-	return pageOf(ctx, store.Jobs(m.DB), q, in.Paging, func(f store.Found[mlaas.Job]) (mlaas.Job, bool, error) {
+	keep := func(f store.Found[mlaas.Job]) (mlaas.Job, bool, error) {
 		j := f.Value
 		j.Revision = f.Rev
-		if !strings.HasPrefix(j.Name, in.Name) || !labelled(j.Labels, in.Label) {
+		if in.Deleted != (j.Deleted != nil) || !strings.HasPrefix(j.Name, in.Name) || !labelled(j.Labels, in.Label) {
 			return j, false, nil
 		}
 		s, err := m.statusOf(ctx, j)
@@ -157,7 +157,19 @@ func (m *Management) listJobs(ctx context.Context, in *listJobsIn) (*Answer[List
 		}
 		j.Status = &s
 		return j, states == nil || slices.Contains(states, s.State), nil
-	})
+	}
+	found, few, err := m.inStates(ctx, q.Tenant, states)
+	if err != nil {
+		return nil, err
+	}
+	if !few {
+		return pageOf(ctx, store.Jobs(m.DB), q, in.Paging, keep)
+	}
+	var ids []string // of jobs with any run in such a state: keep looks at the newest
+	for _, s := range found {
+		ids = append(ids, string(s.Job))
+	}
+	return pageAmong(ctx, store.Jobs(m.DB), q.Tenant, ids, in.Paging, keep)
 }
 
 // statesOf reads "running,queued".

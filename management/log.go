@@ -147,6 +147,14 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	leave := make(chan struct{}) // the platform goes down: who follows comes again
+	if !l.want.Follow {
+		leave = nil
+	} else if l.m.streams.add(l, func() { close(leave) }) {
+		defer l.m.streams.remove(l)
+	} else {
+		close(leave)
+	}
 	out := newLines(w)
 	for _, s := range first {
 		if err := out.write(l.shown(s)); err != nil {
@@ -155,7 +163,7 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	var lull lull
 	for {
-		more, err := l.turn(ctx, out, &q, &left, &over, &lull)
+		more, err := l.turn(ctx, out, &q, &left, &over, &lull, leave)
 		if err != nil || !more {
 			return err
 		}
@@ -165,11 +173,11 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 // turn writes what there is now and waits for more. While nobody can say what
 // there is, because who has it is being replaced, a follower waits too: q
 // stands where they are.
-func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, left *int, over *bool, lull *lull) (more bool, err error) {
+func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, left *int, over *bool, lull *lull, leave <-chan struct{}) (more bool, err error) {
 	changed, unwatch := l.m.Series.Changed(l.run.Tenant, l.run.ID) // before reading: what comes meanwhile wakes us
 	defer unwatch()
-	moved, leave := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
-	defer leave()
+	moved, unfollow := l.m.hub.changed(runKey{l.run.Tenant, l.run.ID})
+	defer unfollow()
 	if !*over {
 		if *over, err = l.over(ctx); err != nil {
 			return false, err
@@ -190,6 +198,8 @@ func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, 
 	}
 	select {
 	case <-ctx.Done():
+	case <-leave:
+		return false, nil
 	case <-changed:
 	case <-moved:
 	case <-retry:

@@ -13,7 +13,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,9 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -44,9 +49,17 @@ type Management struct {
 	// Info says what only the machine knows, for GET /api/status; nil: nothing.
 	Info func(context.Context) (Info, error)
 
+	Health *health.Prober // answers /readyz; nil: ready as long as it does not drain
+
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger
 
+	Counts  Counts       // what it did
+	Metrics http.Handler // answers /metrics; nil: there are none
+	Trace   trace.Tracer // nil: nobody watches
+
+	once      sync.Once
+	ready     *health.Prober
 	hub       hub
 	streams   streams
 	documents documents
@@ -112,7 +125,58 @@ func (m *Management) Server() *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(m.log().Handler(), slog.LevelDebug),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
+}
+
+type connKey struct{}
+
+// narrow makes the kernel hold little of what a client of the live stream does
+// not take: else each one that reads nothing costs megabytes, and it takes long
+// until that is seen.
+func narrow(ctx context.Context) {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
+	}
+}
+
+// Counts are what management did.
+type Counts struct {
+	Requests  meter.Histograms[Request] // until the answer began
+	Conflicts meter.Counter             // another commit was faster, and a handler was called again
+	Dropped   meter.Counter             // live streams whose client took nothing for too long
+}
+
+// A Request is what requests are told apart by: the pattern of the route, not
+// the path.
+type Request struct {
+	Route  string // "GET /api/job/{id}"
+	Status int
+}
+
+// Streams is how many live streams are open, and logs followed.
+func (m *Management) Streams() int {
+	m.streams.mu.Lock()
+	defer m.streams.mu.Unlock()
+	return len(m.streams.open)
+}
+
+// Leave tells those who follow a log or a stream to come again: somebody else
+// may serve them, or the next process will. It returns when they have gone, or
+// when ctx ends. Nobody is let in to follow any more.
+func (m *Management) Leave(ctx context.Context) { m.streams.leave(ctx) }
+
+func (m *Management) health() *health.Prober {
+	m.once.Do(func() {
+		if m.ready = m.Health; m.ready == nil {
+			m.ready = new(health.Prober)
+		}
+	})
+	return m.ready
 }
 
 func (m *Management) now() time.Time {

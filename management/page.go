@@ -3,7 +3,10 @@ package management
 import (
 	"context"
 	"encoding/base64"
+	"errors"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"mlaas.dev/mlaas"
@@ -34,12 +37,12 @@ func pageOf[T, V any](ctx context.Context, records store.Records[T], q store.Que
 	list := List[V]{Items: []V{}}
 	limit := p.limit()
 	q.Limit = limit + 1 // one more says whether there is another page
-	if p.Token != "" {
-		id, err := base64.RawURLEncoding.DecodeString(p.Token)
-		if err != nil || len(id) == 0 || len(id) > 512 || !utf8.Valid(id) {
-			return nil, badToken(p.Token)
-		}
-		q.After = store.Key{Kind: records.Kind, Tenant: q.Tenant, ID: string(id)}
+	after, err := p.after()
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		q.After = store.Key{Kind: records.Kind, Tenant: q.Tenant, ID: after}
 	}
 	var last string
 	for {
@@ -67,6 +70,54 @@ func pageOf[T, V any](ctx context.Context, records store.Records[T], q store.Que
 		}
 		q.After = next
 	}
+}
+
+// pageAmong gathers one page of the records called ids, the largest first:
+// those that keep takes. One that is not there is left out.
+func pageAmong[T, V any](ctx context.Context, records store.Records[T], tenant mlaas.Tenant, ids []string, p Paging, keep func(store.Found[T]) (V, bool, error)) (*Answer[List[V]], error) {
+	list := List[V]{Items: []V{}}
+	after, err := p.after()
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(ids, func(a, b string) int { return strings.Compare(b, a) })
+	var last string
+	for _, id := range slices.Compact(ids) {
+		if after != "" && id >= after {
+			continue
+		}
+		v, rev, err := records.Get(ctx, tenant, id)
+		if errors.Is(err, mlaas.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		out, ok, err := keep(store.Found[T]{Value: v, Rev: rev})
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		if len(list.Items) == p.limit() {
+			list.Next = base64.RawURLEncoding.EncodeToString([]byte(last))
+			return &Answer[List[V]]{Body: list, Next: list.Next}, nil
+		}
+		list.Items, last = append(list.Items, out), id
+	}
+	return &Answer[List[V]]{Body: list}, nil
+}
+
+// after is the ID that the page token names; empty for the first page.
+func (p Paging) after() (string, error) {
+	if p.Token == "" {
+		return "", nil
+	}
+	id, err := base64.RawURLEncoding.DecodeString(p.Token)
+	if err != nil || len(id) == 0 || len(id) > 512 || !utf8.Valid(id) {
+		return "", badToken(p.Token)
+	}
+	return string(id), nil
 }
 
 // whole is a list that is always short.

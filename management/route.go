@@ -19,6 +19,8 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/internal/trace"
+	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -113,7 +115,7 @@ func writes[In, Out any](m *Management, status int, h func(context.Context, *In)
 				return err
 			}
 			if !batch.Empty() {
-				err = m.DB.Commit(ctx, batch)
+				err = m.DB.Commit(ctx, queue.Traced(batch, trace.Of(ctx)))
 			}
 			switch {
 			case err == nil:
@@ -121,6 +123,7 @@ func writes[In, Out any](m *Management, status int, h func(context.Context, *In)
 			case !errors.Is(err, mlaas.ErrConflict) || try == 1000 || ctx.Err() != nil:
 				return err
 			}
+			m.Counts.Conflicts.Inc()
 		}
 	}}
 }

@@ -3,6 +3,7 @@ package management
 import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/health"
 )
 
 // routes is the whole API, one line each: what is called, its name, what it
@@ -62,6 +63,7 @@ func (m *Management) routes() []route {
 		{"GET /api/status", "getStatus", "Read how the platform is: version, disk, store, replicas, what is not enforced", auth.Member, reads(200, m.status)},
 		{"GET /api/message", "listMessages", "List the messages between the services that were given up, oldest first", auth.Admin, reads(200, m.listMessages)},
 		{"POST /api/message/{id}/requeue", "requeueMessage", "Deliver a message that was given up again", auth.Admin, reads(204, m.requeueMessage)},
+		{"GET /api/backup", "backup", "Copy the platform while it works: records and messages of one commit, series, and all content that they name, as a tar", auth.Admin, raw(200, "application/x-tar", m.backup)},
 		{"POST /api/gc", "collect", "Remove what nothing needs: it is done daily by itself", auth.Admin, reads(200, m.gc)},
 		{"GET /api/stream", "stream", "Follow jobs, replicas, logs and curves live, over one WebSocket or as NDJSON", auth.Member, raw(200, ndjson, m.stream).gives(new(StreamEvent))},
 
@@ -74,7 +76,8 @@ func (m *Management) routes() []route {
 		{"GET /login", "login", "Let a browser in by the link that mlaas up printed", auth.Public, raw(200, "text/html", m.login)},
 
 		{"GET /livez", "livez", "Ask whether the process lives", auth.Public, reads(200, m.livez)},
-		{"GET /readyz", "readyz", "Ask whether requests can be served", auth.Public, reads(200, m.readyz)},
+		{"GET /metrics", "metrics", "Read what this process counts, as Prometheus does", auth.Admin, raw(200, "text/plain", m.metrics)},
+		{"GET /readyz", "readyz", "Ask whether requests can be served; with a token, how each check went", auth.Public, raw(200, "application/json", m.readyz).gives(new(health.Answer)).or(503)},
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
 		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, reads(200, m.problem)},

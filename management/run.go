@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -43,6 +44,7 @@ func (m *Management) startRun(ctx context.Context, in *startRunIn) (*Answer[RunV
 	if err != nil {
 		return nil, none, err
 	}
+	run.Trace = trace.Of(ctx)
 	b := store.Batch{
 		Put:  []store.Row{putJob(m.DB, &j), store.Runs(m.DB).Put(run, 0)},
 		Tell: tells(mlaas.RunAsked{Tenant: run.Tenant, Run: run.ID}),
@@ -347,10 +349,70 @@ func (m *Management) runs(ctx context.Context, in *listRunsIn, index string) (*A
 		return nil, err
 	}
 	q := store.Query{Tenant: tenantOf(ctx), Index: index, Reverse: true}
-	return pageOf(ctx, store.Runs(m.DB), q, in.Paging, func(f store.Found[mlaas.Run]) (RunView, bool, error) {
+	if states == nil || slices.Contains(states, mlaas.Created) { // some of those have no record of their state yet
+		return pageOf(ctx, store.Runs(m.DB), q, in.Paging, func(f store.Found[mlaas.Run]) (RunView, bool, error) {
+			v, err := m.viewOf(ctx, f.Value)
+			return v, states == nil || slices.Contains(states, v.Status.State), err
+		})
+	}
+	// States sort as their runs do: so many of each hold the page.
+	after, err := in.after()
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		q.After = store.Key{Kind: store.RunStates(m.DB).Kind, Tenant: q.Tenant, ID: after}
+	}
+	q.Limit = in.limit() + 1
+	var ids []string
+	for _, s := range states {
+		of := q
+		if of.Index = "state=" + string(s); index != "" {
+			of.Index, of.Limit = index, 0
+		}
+		for {
+			page, next, err := store.RunStates(m.DB).List(ctx, of)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range page {
+				if f.Value.State == s {
+					ids = append(ids, string(f.Value.Run))
+				}
+			}
+			if index == "" || next == (store.Key{}) {
+				break
+			}
+			of.After = next
+		}
+	}
+	return pageAmong(ctx, store.Runs(m.DB), q.Tenant, ids, in.Paging, func(f store.Found[mlaas.Run]) (RunView, bool, error) {
 		v, err := m.viewOf(ctx, f.Value)
-		return v, states == nil || slices.Contains(states, v.Status.State), err
+		return v, true, err // it was in that state a moment ago, and the page stays full
 	})
+}
+
+// manyRuns is how many runs of a state are too many to find their jobs by them:
+// then the newest jobs are soon found by looking at all.
+const manyRuns = 1000
+
+// inStates finds the runs in one of these states. few is false where their jobs
+// cannot be found so: where no state is asked for, where jobs that were never
+// run are among them, and where there are very many.
+func (m *Management) inStates(ctx context.Context, tenant mlaas.Tenant, states []mlaas.State) (found []mlaas.RunState, few bool, err error) {
+	if states == nil || slices.Contains(states, mlaas.Created) {
+		return nil, false, nil
+	}
+	for _, s := range states {
+		page, _, err := store.RunStates(m.DB).List(ctx, store.Query{Tenant: tenant, Index: "state=" + string(s), Limit: manyRuns + 1 - len(found)})
+		if err != nil || len(page)+len(found) > manyRuns {
+			return nil, false, err
+		}
+		for _, f := range page {
+			found = append(found, f.Value)
+		}
+	}
+	return found, true, nil
 }
 
 type runIn struct {

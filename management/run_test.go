@@ -1,13 +1,16 @@
 package management
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -205,4 +208,62 @@ func TestTenants(t *testing.T) {
 	}
 	a.do("DELETE", "/api/job/"+id, nil, as...).want(404)
 	a.do("POST", "/api/job", `{"name": "j"}`, as...).want(201) // names are of a team
+}
+
+// Who is known is told how each check went; anybody is told whether all did.
+func TestReady(t *testing.T) {
+	var wrong atomic.Bool
+	p := &health.Prober{Keep: time.Nanosecond, Checks: []health.Check{{Name: "store", Do: func(context.Context) (string, error) {
+		if wrong.Load() {
+			return "", fmt.Errorf("the disk of /data is full: %w", mlaas.ErrDisk)
+		}
+		return "it writes", nil
+	}}}}
+	a := start(t, func(m *Management) { m.Health = p })
+	a.do("GET", "/readyz", nil, "Authorization", "").want(200).is("status", "ok").is("checks", nil)
+	a.do("GET", "/readyz", nil).want(200).is("checks.0.name", "store").is("checks.0.level", "ok").is("checks.0.says", "it writes")
+	wrong.Store(true)
+	r := a.do("GET", "/readyz", nil, "Authorization", "").want(503).is("status", "not ready: store").is("checks", nil)
+	if r.Header.Get("Retry-After") == "" {
+		t.Error("nothing says when to ask again")
+	}
+	a.do("GET", "/readyz", nil, "Authorization", "Bearer wrong").want(503).is("checks", nil)
+	a.do("GET", "/readyz", nil).want(503).is("checks.0.level", "failing").is("checks.0.says", "the disk of /data is full")
+	a.do("GET", "/livez", nil, "Authorization", "").want(200).is("status", "ok")
+	wrong.Store(false)
+	p.Drain()
+	a.do("GET", "/readyz", nil, "Authorization", "").want(503).is("status", "draining")
+}
+
+// Who follows is told to come again, gets a whole answer, and is not let in
+// again.
+func TestLeave(t *testing.T) {
+	a := start(t)
+	a.ready("j")
+	run := a.do("POST", "/api/job/j/run", nil).want(202).get("id").(string)
+	a.becomes(run, mlaas.Running, "")
+	ended := make(chan *reply)
+	for _, path := range []string{"/api/run/" + run + "/log?follow=true", "/api/stream?topic=job"} {
+		go func() { ended <- a.do("GET", path, nil) }()
+	}
+	for {
+		a.streams.mu.Lock()
+		n := len(a.streams.open)
+		a.streams.mu.Unlock()
+		if n == 2 {
+			break
+		}
+		<-time.After(time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	a.Leave(ctx)
+	if ctx.Err() != nil {
+		t.Fatal("they do not go")
+	}
+	for range 2 {
+		(<-ended).want(200)
+	}
+	a.do("GET", "/api/run/"+run+"/log?follow=true", nil).want(200)
+	a.Leave(t.Context()) // again: nobody is there
 }

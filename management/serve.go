@@ -18,6 +18,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/internal/trace"
 )
 
 // Handler answers the whole API. What is not in the table of routes is not
@@ -59,6 +60,11 @@ func (m *Management) Handler() http.Handler {
 // answer serves one request of a route: first who is asking, then whether they
 // may, then what it does.
 func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
+	began := time.Now()
+	defer func() {
+		after, status := took(w, began)
+		m.Counts.Requests.Of(Request{rt.Call, status}).Observe(after)
+	}()
 	if rt.Policy != auth.Public {
 		who, err := m.who(r)
 		if err == nil {
@@ -70,7 +76,13 @@ func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
 		}
 		r = r.WithContext(auth.With(r.Context(), who))
 	}
+	ctx, end := r.Context(), func(error) {}
+	if rt.Policy != auth.Public { // probes are many, and nobody asks how they went
+		ctx, end = trace.Start(ctx, m.Trace, rt.Call, r.Header.Get("Traceparent"), "request", requestID(ctx))
+		r = r.WithContext(ctx)
+	}
 	err := rt.serve(w, r)
+	end(err)
 	if rt.media != "" { // it may have had a time to write in, and the connection is used again
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	}
@@ -182,20 +194,39 @@ func (m *Management) rescue(w *response, r *http.Request) {
 	writeProblem(w, r, fmt.Errorf("panic: %v: %w", v, mlaas.ErrInternal))
 }
 
-// A response knows whether an answer has begun.
+// A response knows whether an answer has begun, with what, and when.
 type response struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int
+	first  time.Time
+}
+
+func (w *response) begin(status int) {
+	if !w.begun {
+		w.begun, w.status, w.first = true, status, time.Now()
+	}
 }
 
 func (w *response) WriteHeader(status int) {
-	w.begun = w.begun || status >= 200
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.begin(status)
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *response) Write(p []byte) (int, error) {
-	w.begun = true
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(p)
+}
+
+// took is how long it was from began until the answer began, and its status; 0
+// where whoever asked had gone.
+func took(w http.ResponseWriter, began time.Time) (time.Duration, int) {
+	if r, ok := w.(*response); ok && r.begun {
+		return r.first.Sub(began), r.status
+	}
+	return time.Since(began), 0
 }
 
 // Unwrap is how http.ResponseController finds what is below.

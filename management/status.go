@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -157,27 +158,29 @@ func (m *Management) status(ctx context.Context, _ *noIn) (*Answer[Status], erro
 	return &Answer[Status]{Body: s}, nil
 }
 
-// A Health is a short answer to a probe.
-type Health struct {
-	Status string `json:"status" example:"ok"`
+// livez says that the process lives, and asks nothing: whoever restarts a
+// process must not do so because something beside it is down.
+func (m *Management) livez(context.Context, *noIn) (*Answer[health.Answer], error) {
+	return &Answer[health.Answer]{Body: health.Answer{Status: "ok"}}, nil
 }
 
-func (m *Management) livez(context.Context, *noIn) (*Answer[Health], error) {
-	return &Answer[Health]{Body: Health{"ok"}}, nil
+// metrics answers a scrape. It takes the token of one who runs the platform:
+// what is counted tells of every team.
+func (m *Management) metrics(w http.ResponseWriter, r *http.Request, _ *noIn) error {
+	if m.Metrics == nil {
+		return fmt.Errorf("nothing is counted here: %w", mlaas.ErrNotFound)
+	}
+	m.Metrics.ServeHTTP(w, r)
+	return nil
 }
 
-// stuck is how old a message may be before the platform counts as not ready.
-const stuck = time.Minute
-
-func (m *Management) readyz(ctx context.Context, _ *noIn) (*Answer[Health], error) {
-	ctx, done := context.WithTimeout(ctx, 5*time.Second)
-	defer done()
-	s, err := m.DB.Stats(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("the store does not answer: %v: %w", err, mlaas.ErrUnavailable)
+// readyz tells anybody whether the process is ready, and those who are known
+// why it is not.
+func (m *Management) readyz(w http.ResponseWriter, r *http.Request, _ *noIn) error {
+	_, err := m.who(r)
+	status, body := m.health().Ready(r.Context()).Answer(err == nil)
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
 	}
-	if s.Oldest > stuck {
-		return &Answer[Health]{Status: http.StatusServiceUnavailable, Body: Health{fmt.Sprintf("a message waits for %s to be handled", s.Oldest.Round(time.Second))}}, nil
-	}
-	return &Answer[Health]{Body: Health{"ok"}}, nil
+	return send(w, r, status, &Answer[health.Answer]{Body: body})
 }

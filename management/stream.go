@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"reflect"
 	"regexp"
 	"strings"
@@ -62,9 +63,9 @@ type fromClient struct {
 
 const (
 	beatEvery   = 15 * time.Second
-	writeWithin = 10 * time.Second // a client that takes nothing for so long is dropped
-	maxTopics   = 64               // of one connection
-	maxTail     = 2000             // lines
+	writeWithin = 8 * time.Second // a client that takes nothing for so long is dropped: with what the kernel holds for it, within 10
+	maxTopics   = 64              // of one connection
+	maxTail     = 2000            // lines
 	linesAtOnce = 200
 	shownPoints = 50_000 // of a snapshot, shared by the curves
 )
@@ -89,6 +90,7 @@ func (in *streamIn) subscription() Subscription {
 // answer is NDJSON. It ends with the session that it was opened by, and with
 // the platform.
 func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn) error {
+	narrow(r.Context())
 	if r.Header.Get("Upgrade") == "" {
 		return m.streamLines(w, r, in.subscription())
 	}
@@ -189,40 +191,68 @@ func (s Subscription) check() error {
 	return nil
 }
 
-// streams are the connections that are open. They end when Run does, as no
-// server waits for a WebSocket.
+// streams are the connections that are open, and the logs that are followed.
+// They end when Run does, as no server waits for a WebSocket, or when they are
+// told to leave before.
 type streams struct {
 	mu    sync.Mutex
 	ended bool
-	open  map[*streamer]bool
+	open  map[any]func() // by who, how to be told
+	empty chan struct{}  // closed when they have ended and none is open
 }
 
 func (x *streams) run(ctx context.Context) error {
 	<-ctx.Done()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.ended = true
-	for s := range x.open {
-		s.leave()
-	}
+	x.end()
 	return ctx.Err()
 }
 
-// add is false where they have ended.
-func (x *streams) add(s *streamer) bool {
+// end tells all of them, and returns what is closed when they have gone.
+func (x *streams) end() <-chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.open == nil {
-		x.open = map[*streamer]bool{}
+	if !x.ended {
+		x.ended, x.empty = true, make(chan struct{})
+		for _, leave := range x.open {
+			leave()
+		}
+		if len(x.open) == 0 {
+			close(x.empty)
+		}
 	}
-	x.open[s] = true
-	return !x.ended
+	return x.empty
 }
 
-func (x *streams) remove(s *streamer) {
+func (x *streams) leave(ctx context.Context) {
+	select {
+	case <-x.end():
+	case <-ctx.Done():
+	}
+}
+
+// add is false where they have ended: who is to leave at once. Each that was
+// added is removed.
+func (x *streams) add(who any, leave func()) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	delete(x.open, s)
+	if x.ended {
+		return false
+	}
+	if x.open == nil {
+		x.open = map[any]func(){}
+	}
+	x.open[who] = leave
+	return true
+}
+
+func (x *streams) remove(who any) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	before := len(x.open)
+	delete(x.open, who)
+	if x.ended && before == 1 && len(x.open) == 0 {
+		close(x.empty)
+	}
 }
 
 // A streamer is one connection.
@@ -252,7 +282,7 @@ func (m *Management) newStreamer(ctx context.Context) (*streamer, context.Contex
 // or the platform.
 func (s *streamer) attend(ctx context.Context) {
 	defer s.leave()
-	if !s.m.streams.add(s) {
+	if !s.m.streams.add(s, s.leave) {
 		s.leave()
 	}
 	defer s.m.streams.remove(s)
@@ -361,6 +391,9 @@ func (s *streamer) send(e StreamEvent) {
 // put writes; the caller holds mu.
 func (s *streamer) put(data []byte) {
 	if err := s.write(data); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+			s.m.Counts.Dropped.Inc()
+		}
 		s.stop()
 		return
 	}

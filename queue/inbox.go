@@ -13,6 +13,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/internal/failpoint"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -28,7 +29,10 @@ const (
 // and handlers under way have 5 s to finish. Messages of one key are handled
 // one after another. A store that fails is asked again, and does not end it.
 func (in *Inbox) Run(ctx context.Context) error {
-	h := &hearing{Inbox: in, log: cmp.Or(in.Log, slog.Default()).With("inbox", in.Name), lease: cmp.Or(in.Lease, time.Minute), last: map[string]chan struct{}{}}
+	h := &hearing{Inbox: in, log: cmp.Or(in.Log, slog.Default()).With("inbox", in.Name), lease: cmp.Or(in.Lease, time.Minute), last: map[string]chan struct{}{}, counts: in.Counts}
+	if h.counts == nil {
+		h.counts = new(Counts)
+	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	slots := make(chan struct{}, cmp.Or(in.Parallel, 16))
@@ -71,7 +75,9 @@ type hearing struct {
 	log   *slog.Logger
 	lease time.Duration
 	mu    sync.Mutex
-	last  map[string]chan struct{} // of each key: closed when its last message is done
+
+	counts *Counts
+	last   map[string]chan struct{} // of each key: closed when its last message is done
 }
 
 // turn queues behind the message of the same key that came before, if there is
@@ -112,9 +118,17 @@ func (h *hearing) handle(work context.Context, claim store.Claim, turn <-chan st
 		h.giveBack(work, claim)
 		return
 	}
+	if claim.Delivery > 1 {
+		h.counts.Redelivered.Inc()
+	}
+	began := time.Now()
+	ctx, end := trace.Start(ctx, h.Trace, h.Name+" "+m.Subject, traceOf(m.Body), "key", m.Key)
 	err := h.do(ctx, claim)
+	end(err)
+	h.counts.Took.Observe(time.Since(began))
 	switch {
 	case err == nil:
+		h.counts.Handled.Inc()
 		return
 	case errors.Is(err, store.ErrNotHeld):
 		log.Info("message left to who holds it now", "error", err)
@@ -126,8 +140,10 @@ func (h *hearing) handle(work context.Context, claim store.Claim, turn <-chan st
 	}
 	delay := min(firstWait<<min(claim.Delivery-1, 16), longWait)
 	if claim.Delivery >= store.MaxDeliveries {
+		h.counts.Parked.Inc()
 		log.Error("message parked", "error", err)
 	} else {
+		h.counts.Failed.Inc()
 		log.Warn("message not handled, trying again", "error", err, "after", delay)
 	}
 	failpoint.Hit("queue.retry.before")
@@ -159,6 +175,7 @@ func (h *hearing) do(ctx context.Context, claim store.Claim) error {
 			return err
 		}
 		b.Ack = &claim
+		b = Traced(b, trace.Of(ctx))
 		failpoint.Hit("queue.ack.before")
 		err = h.commit(ctx, b)
 		if err == nil {
@@ -168,6 +185,7 @@ func (h *hearing) do(ctx context.Context, claim store.Claim) error {
 		if !errors.Is(err, mlaas.ErrConflict) || errors.Is(err, store.ErrNotHeld) {
 			return err
 		}
+		h.counts.Conflicts.Inc()
 		if try == conflicts {
 			return fmt.Errorf("others were faster %d times: %w", try, err)
 		}

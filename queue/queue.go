@@ -14,6 +14,8 @@ import (
 	"reflect"
 	"time"
 
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -51,7 +53,20 @@ type Inbox struct {
 	Lease    time.Duration // how long a handler may take; 0: 60 s
 	Parallel int           // messages of different keys at once; 0: 16
 
+	Counts *Counts      // what it did; nil: nobody asks
+	Trace  trace.Tracer // nil: nobody watches
+
 	handlers map[string]func(context.Context, json.RawMessage) (store.Batch, error)
+}
+
+// Counts are what inboxes did.
+type Counts struct {
+	Handled     meter.Counter
+	Redelivered meter.Counter // came again: they failed before, or whoever had them went
+	Failed      meter.Counter // were given back
+	Parked      meter.Counter // were given up
+	Conflicts   meter.Counter // another commit was faster, and the handler was called again
+	Took        meter.Histogram
 }
 
 // On says what handles messages of type M. A handler may be called for the

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -31,10 +32,7 @@ type Objects interface {
 }
 
 // An Object is one that List has found.
-type Object struct {
-	Key  string
-	Size int64
-}
+type Object = blob.Object
 
 // An objectName is what the key of an object of a shard says. No two owners of
 // a shard, and no two attempts to put an object, use the same one.

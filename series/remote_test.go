@@ -24,7 +24,7 @@ import (
 // afar reads what is in the place of s, whose owner is asked through client.
 func afar(s *series.Store, client *http.Client, url string) *series.Remote {
 	return &series.Remote{Client: client, DB: s.DB, Blob: s.Blob, Objects: s.Objects,
-		Find: func(context.Context, string) (string, error) { return url, nil }}
+		Serves: func(context.Context, string) (string, error) { return url, nil }}
 }
 
 // From afar everything is as it is near by.
@@ -132,6 +132,24 @@ func TestRemoteFails(t *testing.T) {
 	}
 }
 
+// Of a run that nobody ever served there is nothing to read, and that is no
+// failure: it may have been stopped before it began.
+func TestRemoteSilent(t *testing.T) {
+	find := func(url string, err error) *series.Remote {
+		return &series.Remote{Find: func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) { return url, err }}
+	}
+	silent := find("", fmt.Errorf("it has said nothing: %w", mlaas.ErrNotFound))
+	if lines, err := silent.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); len(lines) > 0 || err != nil {
+		t.Errorf("lines: %v, %v", lines, err)
+	}
+	if keys, err := silent.Keys(t.Context(), tenant, "run"); len(keys) > 0 || err != nil {
+		t.Errorf("keys: %v, %v", keys, err)
+	}
+	if _, err := find("", nil).Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("one that somebody served, and nobody does now: %v", err)
+	}
+}
+
 // A watch wakes for each change, goes on where the run is served next, and is
 // closed when nobody waits any more.
 func TestRemoteChanged(t *testing.T) {
@@ -156,7 +174,7 @@ func TestRemoteChanged(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) { return dial(ctx, n, a) }}}
 		var asked atomic.Int32
 		r := afar(s, client, "")
-		r.Find = func(context.Context, string) (string, error) {
+		r.Serves = func(context.Context, string) (string, error) {
 			asked.Add(1)
 			return found.Load().(string), nil
 		}
@@ -353,7 +371,7 @@ func TestFollowFailOver(t *testing.T) {
 		owner.Store(place)
 		client := &http.Client{Transport: direct{func() *series.Store { return owner.Load() }}}
 		r := afar(place, client, "")
-		r.Find = func(context.Context, string) (string, error) {
+		r.Serves = func(context.Context, string) (string, error) {
 			if owner.Load() == nil {
 				return "", nil
 			}

@@ -189,7 +189,7 @@ func (s *Store) replace(ctx context.Context, r *run, m manifest, old []chunk, se
 		return slices.ContainsFunc(m.Logs, is) || slices.ContainsFunc(m.Metrics, is)
 	}
 	for _, c := range old {
-		if listed(c.Blob) {
+		if listed(c.Blob) || s.copying() { // what is held is collected another day
 			continue
 		}
 		if err := s.Blob.Delete(ctx, c.Blob); err != nil { // nobody names it, so it will be collected

@@ -80,6 +80,7 @@ type Store struct {
 	mu       sync.Mutex
 	runs     map[key]*run // those with unsealed data, and others for a while
 	watched  map[key]*watch
+	holds    int            // snapshots that are being copied
 	active   *segment       // what is appended to; nil: a new one must be made
 	full     []*segment     // waiting to be sealed, oldest first
 	appended time.Time      // the last time
@@ -523,9 +524,10 @@ func safeName(s string) bool {
 	return s != "" && len(s) <= 128
 }
 
-// full makes the kind of an error that says there is no room.
+// full makes the kind of an error that says there is no room, or that the disk
+// does not take what is written.
 func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		return fmt.Errorf("%w: %w", err, mlaas.ErrDisk)
 	}
 	return err

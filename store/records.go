@@ -206,6 +206,43 @@ func Links(db Driver) Records[Link] {
 		Index: func(l Link) []string { return []string{"hash=" + l.Hash} }}
 }
 
+// A Member is one process of the platform that lives. It writes its record
+// every two seconds; see package lease.
+type Member struct {
+	ID      string    `json:"id"`
+	Service string    `json:"service"` // management, contractor, booster
+	URL     string    `json:"url,omitempty"`
+	Version string    `json:"version"`
+	Beat    time.Time `json:"beat"` // by its own clock: for people to read
+}
+
+// Members are written by each process, its own. ID: the process's; no tenant.
+func Members(db Driver) Records[Member] {
+	return Records[Member]{DB: db, Kind: "member",
+		Key: func(m Member) (mlaas.Tenant, string) { return "", m.ID }}
+}
+
+// A Lease says which process does what one alone must do.
+type Lease struct {
+	Name   string    `json:"name"`          // "admission", "cluster/local"
+	Epoch  int64     `json:"epoch"`         // rises each time it is taken
+	Holder string    `json:"holder"`        // the ID of a member; empty: it was given back
+	URL    string    `json:"url,omitempty"` // the holder's internal API
+	Since  time.Time `json:"since"`
+}
+
+// The leases. That of a cluster is held by the booster that serves it.
+const AdmissionLease = "admission"
+
+// ClusterLease is the name of the lease of a cluster.
+func ClusterLease(cluster string) string { return "cluster/" + cluster }
+
+// Leases are written by whoever takes one. ID: the name; no tenant.
+func Leases(db Driver) Records[Lease] {
+	return Records[Lease]{DB: db, Kind: "lease",
+		Key: func(l Lease) (mlaas.Tenant, string) { return "", l.Name }}
+}
+
 // A Manifest says what is kept of a run's lines and points, where package
 // series keeps what is not sealed yet as objects. The shard that it names holds
 // the run: it alone appends to it, until it has released it.

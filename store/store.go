@@ -179,6 +179,11 @@ type Records[T any] struct {
 	Kind  string
 	Key   func(T) (mlaas.Tenant, string)
 	Index func(T) []string // nil: none
+
+	// See form.go: the form that is written, 0 is 1; and what turns form i+1
+	// into form i+2, up to the newest that can be read.
+	Writes   int
+	Upgrades []Upgrade
 }
 
 // Get returns the record named id and its revision.
@@ -199,7 +204,7 @@ func (r Records[T]) Put(v T, rev int64) Row {
 		panic(err) // our own types always encode
 	}
 	tenant, id := r.Key(v)
-	row := Row{Key: Key{r.Kind, tenant, id}, Rev: rev, Data: data}
+	row := Row{Key: Key{r.Kind, tenant, id}, Rev: rev, Data: stamp(data, r.Writes)}
 	if r.Index != nil {
 		row.Index = r.Index(v)
 	}
@@ -251,7 +256,11 @@ func (r Records[T]) All(ctx context.Context, q Query) ([]Found[T], error) {
 func (r Records[T]) Decode(row Row) (T, error) { return r.decode(row) }
 
 func (r Records[T]) decode(row Row) (v T, err error) {
-	if err := json.Unmarshal(row.Data, &v); err != nil {
+	data, err := r.upgraded(row.Data)
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	if err != nil {
 		return v, fmt.Errorf("%s: %w", row.Key, err)
 	}
 	if t, ok := any(&v).(interface{ SetTenant(mlaas.Tenant) }); ok {

@@ -145,6 +145,7 @@ func (k *keeper) run(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 		}
+		k.s.persist() // a later attempt goes on from here: the points before it are not written again
 		d, size, err := k.upload(ctx, h)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/supervisor/source"
 )
 
 // Limits of what is fetched and kept.
@@ -116,6 +117,51 @@ func (s *Supervisor) tree(ctx context.Context, d mlaas.Digest) (t mlaas.Tree, er
 		}
 	}
 	return t, nil
+}
+
+// noRoom reports whether an error says that a disk is full.
+func noRoom(err error) bool {
+	return errors.Is(err, mlaas.ErrDisk) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// roomily does what needs room on this machine's disk, again and again until
+// there is some: a disk that is full for a while is no fault of the program,
+// which waits for it, and says so.
+func (s *Supervisor) roomily(ctx context.Context, do func() error) error {
+	wait := 250 * time.Millisecond
+	for {
+		err := do()
+		if !noRoom(err) || ctx.Err() != nil {
+			return err
+		}
+		s.say("waiting for room on the disk of its machine: " + err.Error())
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// fetchFolder puts the files of the tree d into the folder dir, which is there
+// and empty.
+func (s *Supervisor) fetchFolder(ctx context.Context, d mlaas.Digest, dir string, writable bool) error {
+	t, err := s.tree(ctx, d)
+	if err != nil {
+		return err
+	}
+	return s.roomily(ctx, func() error {
+		err := s.fetchTree(ctx, t, dir, writable)
+		if noRoom(err) { // what came of it is taken away again, for the next try
+			entries, e := os.ReadDir(dir)
+			for _, entry := range entries {
+				e = errors.Join(e, os.RemoveAll(filepath.Join(dir, entry.Name())))
+			}
+			if e != nil {
+				return e
+			}
+		}
+		return err
+	})
 }
 
 // fetchTree puts the files of a tree into the folder dir, which is there.
@@ -283,10 +329,10 @@ func waitLock(ctx context.Context, path string) (*os.File, error) {
 
 // data makes $MLAAS_DATA/NAME and returns what else the program must see: the
 // folder in the machine's cache that the name leads to.
-func (s *Supervisor) data(ctx context.Context, d mlaas.DataTree) (see string, err error) {
+func (s *Supervisor) data(ctx context.Context, d mlaas.DataTree, getenv func(string) string) (see string, err error) {
 	var dir string
-	switch {
-	case d.Tree != "":
+	in := "" // of dir
+	if d.Tree != "" {
 		dir, err = s.shared(ctx, strings.ReplaceAll(string(d.Tree), ":", "-"), func(dir string) error {
 			t, err := s.tree(ctx, d.Tree)
 			if err != nil {
@@ -295,16 +341,9 @@ func (s *Supervisor) data(ctx context.Context, d mlaas.DataTree) (see string, er
 			s.say(fmt.Sprintf("fetching data %s: %d files", d.Name, len(t.Files)))
 			return s.fetchTree(ctx, t, dir, false)
 		})
-	case strings.HasPrefix(d.Source, "https://"), strings.HasPrefix(d.Source, "http://"):
-		// A URL may give something else tomorrow, so it is fetched once for
-		// each run, and all its replicas see the same.
-		name := digestBytes([]byte(string(s.Fence.Run) + " " + d.Source))
-		dir, err = s.shared(ctx, "url-"+string(name[7:]), func(dir string) error {
-			s.say("fetching data " + d.Name + " from " + hostOf(d.Source))
-			return s.download(ctx, d.Source, dir)
-		})
-	default:
-		err = mlaas.Invalid("source", "dataset:NAME@VERSION or https://", d.Source)
+	} else {
+		dir, err = s.source(ctx, d, getenv)
+		in = sourceFiles
 	}
 	if err != nil {
 		return "", fmt.Errorf("data %s: %w", d.Name, err)
@@ -312,7 +351,73 @@ func (s *Supervisor) data(ctx context.Context, d mlaas.DataTree) (see string, er
 	if !filepath.IsLocal(d.Name) {
 		return "", mlaas.Invalid("data.name", "a plain name", d.Name)
 	}
-	return dir, os.Symlink(dir, filepath.Join(s.Folder, DataDir, d.Name))
+	return dir, os.Symlink(filepath.Join(dir, in), filepath.Join(s.Folder, DataDir, d.Name))
+}
+
+// What is in the folder of a source.
+const (
+	sourceFiles = "files"
+	sourceAbout = "fetched.json"
+)
+
+// source fetches data that may be something else tomorrow: once for each run,
+// so that all its replicas see the same, and what it was is told to the
+// platform.
+func (s *Supervisor) source(ctx context.Context, d mlaas.DataTree, getenv func(string) string) (string, error) {
+	name := digestBytes([]byte(string(s.Fence.Run) + " " + d.Source))
+	dir, err := s.shared(ctx, "source-"+string(name[7:]), func(dir string) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, sourceTime, fmt.Errorf("it took more than %s", sourceTime))
+		defer cancel()
+		files := filepath.Join(dir, sourceFiles)
+		if err := os.Mkdir(files, 0o755); err != nil {
+			return err
+		}
+		f := &source.Fetcher{Getenv: getenv, Most: maxSource, Files: maxTreeFiles, Guard: s.guard, Say: func(text string) { s.say("data " + d.Name + ": " + text) }}
+		var got mlaas.Fetched
+		var err error
+		switch {
+		case strings.HasPrefix(d.Source, "https://"), strings.HasPrefix(d.Source, "http://"):
+			s.say("fetching data " + d.Name + " from " + hostOf(d.Source))
+			got, err = s.download(ctx, d.Source, files)
+		case strings.HasPrefix(d.Source, "s3://"):
+			got, err = f.Objects(ctx, d.Source, files)
+		case strings.HasPrefix(d.Source, "git+https://"):
+			got, err = f.Commit(ctx, d.Source, files, filepath.Join(dir, "git"), d.Was)
+		default:
+			err = mlaas.Invalid("source", "dataset:NAME@VERSION, https://, s3:// or git+https://", d.Source)
+		}
+		if err == nil && d.Was != nil {
+			err = source.Same(*d.Was, got)
+		}
+		if err != nil {
+			return err
+		}
+		return WriteFile(filepath.Join(dir, sourceAbout), got)
+	})
+	if err != nil {
+		return "", err
+	}
+	var got mlaas.Fetched
+	text, err := os.ReadFile(filepath.Join(dir, sourceAbout))
+	if err == nil {
+		err = json.Unmarshal(text, &got)
+	}
+	if err != nil {
+		return "", fmt.Errorf("what was fetched is not known any more: %w", err)
+	}
+	got.Name = d.Name
+	s.fetched(got)
+	return dir, nil
+}
+
+// fetched tells the platform what a source gave.
+func (s *Supervisor) fetched(got mlaas.Fetched) {
+	what := fmt.Sprintf("data %s is %s: %d files of %s, %s", got.Name, got.Source, got.Files, got.Size, got.Tree)
+	if got.Commit != "" {
+		what += ", commit " + got.Commit
+	}
+	s.tell(what)
+	s.setPhase(func(p *mlaas.Phase) { p.Data = append(slices.Clone(p.Data), got) })
 }
 
 func hostOf(source string) string {
@@ -325,12 +430,10 @@ func hostOf(source string) string {
 
 // download fetches a URL that a user named into dir. It may not lead into the
 // platform's own network.
-func (s *Supervisor) download(ctx context.Context, source, dir string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, sourceTime, fmt.Errorf("it took more than %s", sourceTime))
-	defer cancel()
-	u, err := url.Parse(source)
+func (s *Supervisor) download(ctx context.Context, from, dir string) (got mlaas.Fetched, err error) {
+	u, err := url.Parse(from)
 	if err != nil {
-		return mlaas.Invalid("source", "a URL", source)
+		return got, mlaas.Invalid("source", "a URL", from)
 	}
 	name := path.Base(path.Clean("/" + u.Path))
 	if name == "/" || name == "." || strings.ContainsAny(name, "\\\x00") {
@@ -338,38 +441,74 @@ func (s *Supervisor) download(ctx context.Context, source, dir string) error {
 	}
 	client, err := s.guarded(u)
 	if err != nil {
-		return err
+		return got, err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return err
+		return got, err
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return err
+		return got, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", u.Host, answer.Status)
+		return got, fmt.Errorf("%s answers %s", u.Host, answer.Status)
 	}
 	out, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
-		return err
+		return got, err
 	}
-	n, err := io.Copy(out, io.LimitReader(answer.Body, maxSource+1))
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(out, h), io.LimitReader(answer.Body, maxSource+1))
 	if e := out.Close(); err == nil {
 		err = e
 	}
 	if err == nil && n > maxSource {
 		err = fmt.Errorf("it is larger than %s: %w", mlaas.Bytes(maxSource), mlaas.ErrTooLarge)
 	}
-	return err
+	if err != nil {
+		return got, err
+	}
+	got.Source, got.ETag = from, strings.ToValidUTF8(answer.Header.Get("ETag"), "")
+	return got, source.Tree(&got, []mlaas.File{{Path: name, Digest: digestOf(h), Size: n}})
 }
 
-// guarded is a client that reaches public addresses only. The check is made on
-// the address that is dialled, so no name and no redirect leads around it.
-// Where there is a proxy, it is the one that dials.
+// guarded is a client that reaches public addresses only, as guard has it.
 func (s *Supervisor) guarded(u *url.URL) (*http.Client, error) {
+	t, err := s.guard(u)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: t, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if len(via) > 5 {
+			return errors.New("it redirects more than 5 times")
+		}
+		if r.URL.Scheme != via[0].URL.Scheme {
+			return fmt.Errorf("it redirects from %s to %s", via[0].URL.Scheme, r.URL.Scheme)
+		}
+		return s.mayBe(r.URL)
+	}}, nil
+}
+
+// mayBe reports whether data may come from the host of a URL, as far as its
+// name says.
+func (s *Supervisor) mayBe(u *url.URL) error {
+	host := u.Hostname()
+	if a, err := netip.ParseAddr(host); !s.PrivateData && (err == nil && !public(a) || host == "localhost") {
+		return fmt.Errorf("%s is not a public address, and data may not come from there: %w", host, mlaas.ErrForbidden)
+	}
+	return nil
+}
+
+// guard makes connections to public addresses only. The check is made on the
+// address that is dialled, so no name and no redirect leads around it. Where
+// there is a proxy, it is the one that dials.
+func (s *Supervisor) guard(u *url.URL) (*http.Transport, error) {
+	if err := s.mayBe(u); err != nil {
+		return nil, err
+	}
 	var by string
 	if p, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && p != nil {
 		by = p.Host
@@ -391,25 +530,7 @@ func (s *Supervisor) guarded(u *url.URL) (*http.Client, error) {
 		}
 		return dialer.DialContext(ctx, network, address)
 	}
-	check := func(u *url.URL) error {
-		host := u.Hostname()
-		if a, err := netip.ParseAddr(host); !s.PrivateData && (err == nil && !public(a) || host == "localhost") {
-			return fmt.Errorf("%s is not a public address, and data may not come from there: %w", host, mlaas.ErrForbidden)
-		}
-		return nil
-	}
-	if err := check(u); err != nil {
-		return nil, err
-	}
-	return &http.Client{Transport: t, CheckRedirect: func(r *http.Request, via []*http.Request) error {
-		if len(via) > 5 {
-			return errors.New("it redirects more than 5 times")
-		}
-		if r.URL.Scheme != via[0].URL.Scheme {
-			return fmt.Errorf("it redirects from %s to %s", via[0].URL.Scheme, r.URL.Scheme)
-		}
-		return check(r.URL)
-	}}, nil
+	return t, nil
 }
 
 // shared address space and documentation ranges that package netip does not

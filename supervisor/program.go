@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,28 +59,29 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	see := make([]string, len(start.Data))
 	g, some := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		t, err := s.tree(some, start.Bundle)
-		if err == nil {
-			err = s.fetchTree(some, t, filepath.Join(s.Folder, CodeDir), true)
-		}
+		err = s.fetchFolder(some, start.Bundle, filepath.Join(s.Folder, CodeDir), true)
 		return sayWhy(err, "its code could not be fetched")
 	})
 	g.Go(func() (err error) {
-		run, lock, err = s.environment(some, start.Environment)
+		err = s.roomily(some, func() error {
+			run, lock, err = s.environment(some, start.Environment)
+			return err
+		})
 		return sayWhy(err, "its environment could not be made")
 	})
+	// A source may ask who we are: what the program may know, we may tell it.
+	getenv := func(name string) string { return cmp.Or(start.Secrets[name], start.Environment.Variables[name]) }
 	for i, d := range start.Data {
 		g.Go(func() (err error) {
-			see[i], err = s.data(some, d)
-			return err
+			return s.roomily(some, func() error {
+				see[i], err = s.data(some, d, getenv)
+				return err
+			})
 		})
 	}
 	if start.Resume != "" {
 		g.Go(func() error {
-			t, err := s.tree(some, start.Resume)
-			if err == nil {
-				err = s.fetchTree(some, t, filepath.Join(s.Folder, ResumeDir), false)
-			}
+			err := s.fetchFolder(some, start.Resume, filepath.Join(s.Folder, ResumeDir), false)
 			return sayWhy(err, fmt.Sprintf("the checkpoint of step %d could not be fetched", start.ResumeStep))
 		})
 	}
@@ -270,7 +272,12 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 	}
 	defer p.tracker.close()
 	p.killed = s.oomKills()
-	cmd, out, err := p.start()
+	var cmd func() (syscall.WaitStatus, error)
+	var out func()
+	err := s.roomily(ctx, func() (err error) {
+		cmd, out, err = p.start()
+		return err
+	})
 	if err != nil {
 		return failed("the program could not be started: %v", err)
 	}
@@ -478,7 +485,11 @@ func (p *program) start() (wait func() (syscall.WaitStatus, error), rest func(),
 		if text := <-why; text != "" {
 			<-ended
 			readers.Wait()
-			return nil, nil, errors.New(text)
+			err := errors.New(text)
+			if strings.HasSuffix(text, syscall.ENOSPC.Error()) { // of another process: its words are all there is
+				err = fmt.Errorf("%s%w", strings.TrimSuffix(text, syscall.ENOSPC.Error()), syscall.ENOSPC)
+			}
+			return nil, nil, err
 		}
 	}
 	wait = func() (syscall.WaitStatus, error) {

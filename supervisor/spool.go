@@ -365,6 +365,30 @@ func (s *spool[T]) ack(seq int64) error {
 	return nil
 }
 
+// sync returns when all that is in the spool now outlives a power loss. Who
+// appends does not wait for it.
+func (s *spool[T]) sync() error {
+	s.mu.Lock()
+	var paths []string
+	for _, p := range s.parts {
+		paths = append(paths, s.path(p.first))
+	}
+	s.mu.Unlock()
+	for _, path := range append(paths, s.dir) {
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the door has it by now
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *spool[T]) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

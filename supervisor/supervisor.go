@@ -318,6 +318,10 @@ func (s *Supervisor) play(life, ctx context.Context, heard <-chan struct{}, why 
 func (s *Supervisor) end(p mlaas.Phase) {
 	p.At = s.Now().UTC()
 	p.Usage = s.measure()
+	s.persist()
+	s.mu.Lock()
+	p.Data = s.phase.Data
+	s.mu.Unlock()
 	if err := WriteFile(filepath.Join(s.Folder, CompletionFile), p); err != nil {
 		s.Log.Warn("how the program ended could not be written down", "error", err)
 	}
@@ -326,6 +330,14 @@ func (s *Supervisor) end(p mlaas.Phase) {
 	s.said++
 	s.mu.Unlock()
 	s.poke()
+}
+
+// persist makes what was spooled so far outlive a power loss. That it ended, and
+// what it can go on from, must not be known where what came before is not.
+func (s *Supervisor) persist() {
+	if err := errors.Join(s.lines.sync(), s.points.sync()); err != nil {
+		s.Log.Warn("what was spooled may not outlive a power loss", "error", err)
+	}
 }
 
 // say tells the door where we stand before the program runs.

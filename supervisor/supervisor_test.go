@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -188,6 +190,38 @@ func TestSpoolIsBounded(t *testing.T) {
 	}
 	if err := s.ack(kept + 1); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Syncing covers every part, and minds none that went meanwhile.
+func TestSpoolSync(t *testing.T) {
+	s, err := openSpool[string](t.TempDir(), "log", 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for range 3 {
+		if err := s.append([]string{strings.Repeat("x", partSize)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.parts); n != 3 {
+		t.Fatalf("%d parts, want 3", n)
+	}
+	if err := s.sync(); err != nil {
+		t.Errorf("three parts: %v", err)
+	}
+	if err := os.Remove(s.path(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sync(); err != nil {
+		t.Errorf("one was taken away: %v", err)
+	}
+	if err := os.Chmod(s.path(2), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sync(); os.Geteuid() != 0 && err == nil {
+		t.Error("one that cannot be opened is no error")
 	}
 }
 
@@ -381,6 +415,38 @@ func TestVariables(t *testing.T) {
 				t.Errorf("%v: no %s in %q", tt.user, want, env)
 			}
 		}
+	}
+}
+
+// A disk that is full for a while costs a program time, and not its life.
+func TestRoomily(t *testing.T) {
+	full := fmt.Errorf("the folder: %w", syscall.ENOSPC)
+	tests := []struct {
+		name   string
+		errors []error // of one try after the other
+		want   error
+	}{
+		{"room at once", []error{nil}, nil},
+		{"room later", []error{full, mlaas.ErrDisk, nil}, nil},
+		{"another error", []error{full, mlaas.ErrInvalid}, mlaas.ErrInvalid},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Supervisor{Now: time.Now, wake: make(chan struct{}, 1)}
+				n := 0
+				err := s.roomily(t.Context(), func() error {
+					n++
+					return tt.errors[n-1]
+				})
+				if !errors.Is(err, tt.want) || n != len(tt.errors) {
+					t.Errorf("ends with %v after %d tries, want %v after %d", err, n, tt.want, len(tt.errors))
+				}
+				if said := s.phase.Reason; n > 1 && !strings.Contains(said, "waiting for room") {
+					t.Errorf("said %q meanwhile", said)
+				}
+			})
+		})
 	}
 }
 

@@ -30,7 +30,9 @@ func main() {
 		{"create", []string{"-bin", path}},
 		{"idle", []string{"-bin", path}},
 		{"commits", nil},
+		{"redis", nil},
 		{"series", nil},
+		{"blob", nil},
 		{"paper", []string{"-bin", path}},
 	} {
 		fmt.Printf("== %s\n", bench.name)

@@ -296,7 +296,7 @@ func (b *bench) afar(ctx context.Context) error {
 	defer server.Close()
 	at := server.URL
 	r := &series.Remote{DB: b.store.DB, Blob: b.store.Blob, Objects: b.store.Objects, Client: server.Client(),
-		Find: func(context.Context, string) (string, error) { return at, nil }}
+		Serves: func(context.Context, string) (string, error) { return at, nil }}
 	if err := b.draw(ctx, r, "asked over HTTP"); err != nil {
 		return err
 	}

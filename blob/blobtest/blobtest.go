@@ -283,7 +283,7 @@ func (z *zeros) Read(p []byte) (int, error) {
 }
 
 func large(t *testing.T, d blob.Driver) {
-	const size = 8 << 20
+	const size = 64 << 20 // far more than a driver may keep of one
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	r := zeros(size)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"syscall"
@@ -16,7 +15,13 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/local"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/trace"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
+	"mlaas.dev/mlaas/observe"
+	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 	"mlaas.dev/mlaas/store/sqlitestore"
@@ -26,7 +31,7 @@ import (
 
 // parts are what a platform on one machine is made of.
 type parts struct {
-	db         *sqlitestore.Store
+	db         store.Driver
 	blob       *files.Files
 	series     *series.Store
 	executor   *local.Executor
@@ -34,13 +39,14 @@ type parts struct {
 	contractor *contractor.Contractor
 	booster    *booster.Booster
 	monitor    *booster.Monitor
+	metrics    *observe.Metrics
 }
 
-// cluster is the name of this machine among the clusters.
-const cluster = "local"
+// localCluster is the name of this machine among the clusters.
+const localCluster = "local"
 
 // open makes the parts, each over the ones before it.
-func (p platform) open(ctx context.Context, key []byte, token, binary string) (x *parts, err error) {
+func (p platform) open(ctx context.Context, key []byte, token, binary string, tracer trace.Tracer) (x *parts, err error) {
 	x = new(parts)
 	defer func() {
 		if err != nil {
@@ -48,11 +54,17 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 			x = nil
 		}
 	}()
-	options := sqlitestore.Options{Log: p.Log}
+	synced := new(meter.Histogram)
+	options := sqlitestore.Options{Log: p.Log, Synced: synced}
 	if !p.Group {
 		options.Group = 1
 	}
-	if x.db, err = sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options); err != nil {
+	db, err := sqlitestore.Open(ctx, filepath.Join(p.Dir, "mlaas.db"), options)
+	if err != nil {
+		return x, err
+	}
+	x.db = queue.Unruly(db)
+	if err = store.Admit(ctx, x.db); err != nil {
 		return x, err
 	}
 	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
@@ -62,45 +74,35 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string) (x
 	if err = x.series.Open(); err != nil {
 		return x, err
 	}
-	x.executor = localExecutor(p.Dir, binary, p.Have, p.Log)
-	x.contractor = &contractor.Contractor{DB: x.db, Log: p.Log}
-	x.booster = &booster.Booster{
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
-		Executors:     map[string]booster.Executor{cluster: x.executor},
-		DoorURL:       map[string]string{cluster: "unix://" + filepath.Join(p.Dir, "door", "door.sock")},
-		AllowLoopback: true, // who writes the rules owns this machine
-		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
-			s, _, err := store.Secrets(x.db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
-			if err != nil {
-				return "", err
-			}
-			plain, err := auth.Unseal(key, s.About(), s.Sealed)
-			return string(plain), err
-		},
+	if x.executor, err = p.Give.executor(p.Dir, binary, p.Log); err != nil {
+		return x, err
 	}
+	// No other process can use this store: what one alone must do is ours.
+	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
+	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer, Counts: new(contractor.Counts)}
+	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
+	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log,
+		Health: &health.Prober{Checks: []health.Check{
+			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
+		}},
+		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
 		Sweep: func(ctx context.Context) ([]string, error) {
-			return p.sweep(ctx, x)
+			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
 	}
+	x.metrics = observe.NewMetrics(release())
+	x.metrics.Store(x.db)
+	showSyncs(x.metrics, synced)
+	showManagement(x.metrics, x.management)
+	showContractor(x.metrics, x.contractor.Counts)
+	showBooster(x.metrics, localCluster, x.booster.Counts)
+	x.management.Metrics = x.metrics.Handler()
 	return x, nil
-}
-
-// localExecutor runs replicas on this machine.
-func localExecutor(dir, binary string, have mlaas.Resources, log *slog.Logger) *local.Executor {
-	return &local.Executor{
-		Dir:    filepath.Join(dir, "replicas"),
-		EnvDir: filepath.Join(dir, "env"),
-		Binary: binary,
-		Node:   nodeName(),
-		Total:  have,
-		Log:    log,
-	}
 }
 
 // services are what runs until the platform ends, by name.
@@ -113,9 +115,9 @@ func (x *parts) services() map[string]func(context.Context) error {
 	}
 }
 
-// public is what is served to people: the API, and the live page over it.
-func (x *parts) public() http.Handler {
-	api, page := x.management.Handler(), http.FileServerFS(web.Files)
+// site is what is served to people: the API, and the live page over it.
+func site(m *management.Management) http.Handler {
+	api, page := m.Handler(), http.FileServerFS(web.Files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/", "/watch.js", "/style.css", "/icon.svg":
@@ -213,38 +215,6 @@ func folderSize(root string) (size mlaas.Bytes) {
 		return nil
 	})
 	return size
-}
-
-// sweep removes environments beyond the cap that were not used for longest,
-// and what ended replicas left.
-func (p platform) sweep(ctx context.Context, x *parts) (did []string, err error) {
-	n, err := x.executor.Sweep(ctx, time.Now().Add(-keepReplicas))
-	if err != nil {
-		return did, err
-	}
-	did = append(did, fmt.Sprintf("%d folders of replicas that ended more than a week ago", n))
-	envs := &environment.Manager{Dir: filepath.Join(p.Dir, "env"), Log: p.Log}
-	freed, err := p.sweepEnvironments(ctx, x, envs)
-	if err != nil {
-		return did, err
-	}
-	return append(did, fmt.Sprintf("environments over their cap, those that were not used for longest: %s", size(freed))), nil
-}
-
-func (p platform) sweepEnvironments(ctx context.Context, x *parts, envs *environment.Manager) (mlaas.Bytes, error) {
-	live, err := store.RunStates(x.db).All(ctx, store.Query{Index: "live"})
-	if err != nil {
-		return 0, err
-	}
-	var inUse []mlaas.Digest
-	for _, s := range live {
-		l, _, err := store.Launches(x.db).Get(ctx, s.Value.Tenant, store.LaunchKey(s.Value.Run, s.Value.Epoch))
-		if err == nil && l.Environment.Lock != "" {
-			inUse = append(inUse, l.Environment.Lock)
-		}
-	}
-	swept, err := envs.Sweep(ctx, maxEnvironments, inUse)
-	return swept.Freed, err
 }
 
 // catalogue is what environments can be of, as the API shows it.

@@ -2,19 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -215,113 +210,4 @@ func (c *cli) apiCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&data, "data", "d", "", "the body: a text, @FILE, or - for standard input")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "Content-Type, Accept, Idempotency-Key or If-Match; may be repeated")
 	return cmd
-}
-
-// A finding is one line of mlaas doctor.
-type finding struct {
-	What string `json:"what"`
-	OK   bool   `json:"ok"`
-	Says string `json:"says"`
-	Fix  string `json:"fix,omitempty"`
-}
-
-func (c *cli) doctorCommand() *cobra.Command {
-	return &cobra.Command{Use: "doctor", Short: "Look for what could be wrong on this machine", Args: cobra.NoArgs,
-		Example: "  mlaas doctor",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := c.examine(cmd.Context())
-			bad := 0
-			t := table{Head: []string{"", "WHAT", "SAYS"}}
-			for _, f := range found {
-				mark := "✓"
-				if !f.OK {
-					bad, mark = bad+1, "✗"
-				}
-				t.row(mark, f.What, join("   fix: ", f.Says, f.Fix))
-			}
-			if err := c.show(found, nil, t.String); err != nil {
-				return err
-			}
-			if bad > 0 {
-				return exit(exitFailed)
-			}
-			return nil
-		}}
-}
-
-func (c *cli) examine(ctx context.Context) (out []finding) {
-	add := func(what string, err error, says, fix string) {
-		f := finding{What: what, OK: err == nil, Says: says}
-		if err != nil {
-			f.Says, f.Fix = err.Error(), fix
-		}
-		out = append(out, f)
-	}
-	text, err := exec.CommandContext(ctx, "python3", "--version").CombinedOutput()
-	if err != nil {
-		err = errors.New("there is no python3: " + err.Error())
-	}
-	add("python", err, strings.TrimSpace(string(text)), "install Python 3.8 or newer")
-	if at, err := exec.LookPath("uv"); err == nil {
-		add("uv", nil, at, "")
-	} else {
-		add("uv", nil, "not here; mlaas makes environments with what it brings", "")
-	}
-	dir, err := c.folder()
-	if err == nil {
-		_, err = os.Stat(dir)
-	}
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		add("folder", nil, dir+" is not there yet; mlaas up makes it", "")
-	case err != nil:
-		add("folder", err, "", "name another by --dir or MLAAS_DIR")
-	default:
-		var disk syscall.Statfs_t
-		err := syscall.Statfs(dir, &disk)
-		free := int64(disk.Bavail) * int64(disk.Bsize)
-		if err == nil && free < 2<<30 {
-			err = fmt.Errorf("%s has %s free, and an environment alone takes up to 2 GB", dir, size(free))
-		}
-		add("disk", err, fmt.Sprintf("%s free in %s", size(free), dir), "free space, or name another folder by --dir")
-	}
-	if os.Geteuid() == 0 {
-		add("isolation", nil, "root: replicas run under their own user, in their own namespaces, with limits where cgroups allow", "")
-	} else {
-		add("isolation", nil, "not root: replicas run as you, and limits are not enforced", "")
-	}
-	cl, err := c.connect()
-	if err != nil {
-		t, _ := explain(err)
-		add("platform", err, "", t.Fix)
-		return out
-	}
-	clusters, err := client.Collect(cl.Clusters(ctx))
-	if err != nil {
-		t, _ := explain(err)
-		add("platform", err, "", t.Fix)
-		return out
-	}
-	add("platform", nil, "answers at "+cl.URL, "")
-	parked, err := client.Collect(cl.Parked(ctx))
-	if err != nil {
-		add("messages", err, "", "see the log of   mlaas up")
-	} else if len(parked) == 0 {
-		add("messages", nil, "none was given up", "")
-	}
-	for _, p := range parked {
-		add("message "+strconv.FormatInt(p.ID, 10), fmt.Errorf("%s gave up %s of %s: %s", p.To, p.Subject, dash(p.Key), dash(p.Why)), "",
-			fmt.Sprintf("when what it says is mended:   mlaas api POST /api/message/%d/requeue", p.ID))
-	}
-	for _, k := range clusters {
-		var err error
-		if !k.Up {
-			err = errors.New("down: " + k.Reason)
-		}
-		add("cluster "+k.Name, err, fmt.Sprintf("cpu %s, memory %s", k.Capacity.CPU, size(k.Capacity.Memory)), "see   mlaas cluster ls")
-		for _, l := range slices.Sorted(slices.Values(k.Limits)) {
-			add("cluster "+k.Name, nil, l, "")
-		}
-	}
-	return out
 }

@@ -21,28 +21,32 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/observe"
 )
 
 // A platform is `mlaas up`: the three services in one process, with this
 // machine as the only cluster. The fields are what it was told.
 type platform struct {
-	Dir    string          // the data folder; see ARCHITECTURE.md for what is in it
-	Listen string          // 127.0.0.1:PORT; port 0 picks one
-	Group  bool            // whether commits that wait share a transaction; false is for measuring
-	Have   mlaas.Resources // what this machine gives; a zero field: what it has
+	Dir    string        // the data folder; see ARCHITECTURE.md for what is in it
+	Listen string        // 127.0.0.1:PORT; port 0 picks one
+	Group  bool          // whether commits that wait share a transaction; false is for measuring
+	Give   share         // what this machine gives
+	Linger time.Duration // how long new connections are taken after the end was asked for
+	Env    func(string) string
 	Say    func(format string, args ...any)
 	Log    *slog.Logger
 }
 
 func (c *cli) upCommand() *cobra.Command {
 	p := platform{Group: true}
-	var cpu, memory, level string
+	var level, format string
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Start the platform on this machine",
-		Long: `Starts the platform on this machine and runs until Ctrl+C. Replicas go on
-without it, and what they say is kept until it is back: only "mlaas down" ends
-them.
+		Long: `Starts the platform on this machine and runs until Ctrl+C or SIGTERM, which let
+requests under way be answered (at most 20 s). Replicas go on without it, and
+what they say is kept until it is back: only "mlaas down" ends them.
 
 It listens on this machine alone, writes DIR/url and DIR/token (for the other
 commands), and prints a link that lets a browser in once.`,
@@ -54,34 +58,27 @@ commands), and prints a link that lets a browser in once.`,
 			if p.Dir, err = c.folder(); err != nil {
 				return err
 			}
-			if cpu != "" {
-				if p.Have.CPU, err = mlaas.ParseCPU(cpu); err != nil {
-					return err
-				}
+			if p.Log, err = c.logger(level, format); err != nil {
+				return err
 			}
-			if memory != "" {
-				if p.Have.Memory, err = mlaas.ParseBytes(memory); err != nil {
-					return err
-				}
-			}
-			var at slog.Level
-			if err := at.UnmarshalText([]byte(level)); err != nil {
-				return mlaas.Invalid("--log-level", "debug, info, warn or error", level)
-			}
-			p.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: at}))
+			p.Env = c.Env
 			p.Say = func(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
 			return p.Run(cmd.Context())
 		},
 	}
 	f := up.Flags()
 	f.StringVar(&p.Listen, "listen", "127.0.0.1:7480", "address and port to serve on; port 0 picks a free one")
-	f.StringVar(&cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
-	f.StringVar(&memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	p.Give.flags(f)
+	f.DurationVar(&p.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
+	f.StringVar(&format, "log-format", "text", "how it is logged: text or json")
 	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
 	f.Lookup("group-commits").Hidden = true
 	return up
 }
+
+// flushWithin is how long the last traces may take.
+const flushWithin = 2 * time.Second
 
 // Run serves until ctx ends. Replicas stay.
 func (p platform) Run(ctx context.Context) error {
@@ -101,11 +98,11 @@ func (p platform) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	key, err := p.secret("key", 32)
+	key, err := secret(filepath.Join(p.Dir, "key"), 32)
 	if err != nil {
 		return err
 	}
-	token, err := p.secret("token", 32)
+	token, err := secret(filepath.Join(p.Dir, "token"), 32)
 	if err != nil {
 		return err
 	}
@@ -113,13 +110,18 @@ func (p platform) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := p.open(ctx, key, hex.EncodeToString(token), binary)
+	tracer, stop, err := observe.NewTracer(ctx, "mlaas", release(), p.Env)
+	if err != nil {
+		return err
+	}
+	defer stopTracer(stop, p.Log)
+	parts, err := p.open(ctx, key, hex.EncodeToString(token), binary, tracer)
 	if err != nil {
 		return err
 	}
 	defer parts.Close()
 
-	listener, err := net.Listen("tcp", p.Listen)
+	listener, err := health.Listen(ctx, p.Listen)
 	if err != nil {
 		return tell{What: "cannot listen on " + p.Listen, Why: err.Error(), Fix: "choose another by --listen, or port 0 for any free one", Kind: mlaas.ErrUnavailable}
 	}
@@ -130,13 +132,25 @@ func (p platform) Run(ctx context.Context) error {
 		return err
 	}
 	public := parts.management.Server()
-	public.Handler = parts.public()
+	public.Handler = site(parts.management)
 	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
 
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error { return served(public.Serve(listener)) })
+	// What takes messages ends with ctx; what requests need, when the last of
+	// them is answered.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	front := &health.Server{HTTP: public, Listener: listener, Health: parts.management.Health, Leave: parts.management.Leave, Linger: p.Linger, Log: p.Log}
+	all.Go(func() error {
+		defer end()
+		return front.Run(ctx)
+	})
 	all.Go(func() error { return p.keepDoor(ctx, private, door, doorEvery) })
 	for name, run := range parts.services() {
+		ctx := ctx
+		if name == "series" || name == "management" {
+			ctx = life
+		}
 		all.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -153,18 +167,6 @@ func (p platform) Run(ctx context.Context) error {
 	}
 	p.Say("ready %s", url)
 	p.Say("open  %s", link)
-	all.Go(func() error {
-		<-ctx.Done()
-		// What is in flight may end; what follows the log of a run would never.
-		short, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer stop()
-		if err := public.Shutdown(short); err != nil {
-			p.Log.Debug("requests are cut off", "err", err)
-		}
-		public.Close()
-		private.Close()
-		return nil
-	})
 	err = all.Wait()
 	if n := parts.running(context.WithoutCancel(ctx)); err == nil && n > 0 {
 		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
@@ -185,6 +187,7 @@ func openDoor(dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	door.(*net.UnixListener).SetUnlinkOnClose(false) // it may be another process's socket by then
 	// Any user of the machine may knock; the job token opens.
 	if err := os.Chmod(sock, 0o666); err != nil {
 		return nil, errors.Join(err, door.Close())
@@ -208,6 +211,13 @@ func (p platform) keepDoor(ctx context.Context, server *http.Server, door net.Li
 	for {
 		select {
 		case <-ctx.Done():
+			// What a supervisor fetches or brings may end; it is asked for again
+			// otherwise.
+			short, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer stop()
+			if err := server.Shutdown(short); err != nil {
+				p.Log.Info("supervisors are cut off", "error", err)
+			}
 			server.Close()
 			return all.Wait()
 		case <-tick.C:
@@ -267,19 +277,25 @@ func (p platform) lock() (unlock func(), err error) {
 }
 
 // secret reads the hex of n random bytes from a file that its owner alone may
-// read, and makes it at the first start.
-func (p platform) secret(name string, n int) ([]byte, error) {
-	path := filepath.Join(p.Dir, name)
+// read. The first who asks makes it, also where several do at once.
+func secret(path string, n int) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		b := make([]byte, n)
 		rand.Read(b) // never fails (crypto/rand)
-		text = []byte(hex.EncodeToString(b) + "\n")
-		tmp := path + ".new"
-		if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		tmp := path + "." + hex.EncodeToString(b[:4])
+		if err := writeThrough(tmp, hex.EncodeToString(b)+"\n"); err != nil {
 			return nil, err
 		}
-		err = os.Rename(tmp, path)
+		err = os.Link(tmp, path)
+		os.Remove(tmp)
+		if err == nil {
+			err = syncFolder(filepath.Dir(path))
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		text, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return nil, err
@@ -291,6 +307,30 @@ func (p platform) secret(name string, n int) ([]byte, error) {
 	return b, nil
 }
 
+// writeThrough writes a file that is there, whole, also after a power loss: what
+// is sealed by a key that is lost is lost.
+func writeThrough(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
 func (c *cli) downCommand() *cobra.Command {
 	var grace time.Duration
 	down := &cobra.Command{
@@ -299,17 +339,25 @@ func (c *cli) downCommand() *cobra.Command {
 		Long: `Ends the platform of the data folder, and every replica that it started:
 politely first, so that a program may save its state. Runs that were not over
 are queued again, from their last checkpoint, when the platform is up the next
-time; stop a run with "mlaas job stop" to end it for good.`,
+time; stop a run with "mlaas job stop" to end it for good. Where boosters serve
+the folder, end them first: this ends what they started.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := c.folder()
 			if err != nil {
 				return err
 			}
-			if err := c.endPlatform(cmd.Context(), dir); err != nil {
+			_, served := os.Stat(filepath.Join(dir, "pid"))
+			if _, err := os.Stat(filepath.Join(dir, "replicas")); err != nil || served == nil { // else a booster's, who has no such file
+				if err := c.endPlatform(cmd.Context(), dir); err != nil {
+					return err
+				}
+			}
+			x, err := share{}.executor(dir, "", slog.New(slog.NewTextHandler(c.Err, nil)))
+			if err != nil {
 				return err
 			}
-			n, err := localExecutor(dir, "", mlaas.Resources{}, slog.New(slog.NewTextHandler(c.Err, nil))).Down(cmd.Context(), grace)
+			n, err := x.Down(cmd.Context(), grace)
 			if err != nil {
 				return err
 			}

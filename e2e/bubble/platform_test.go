@@ -22,6 +22,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/scripted"
 	"mlaas.dev/mlaas/contractor"
+	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -115,12 +116,14 @@ func (p *platform) start(name string, run func(context.Context) error) *service 
 }
 
 func (p *platform) startContractor() {
-	p.contractor = p.start("contractor", (&contractor.Contractor{DB: p.db, Log: p.log.With("service", "contractor")}).Run)
+	log := p.log.With("service", "contractor")
+	m := &lease.Member{DB: p.db, Service: "contractor", ID: mlaas.NewID(time.Now()), Alone: true, Log: log} // the one that there is
+	p.contractor = p.start("contractor", (&contractor.Contractor{DB: p.db, Member: m, Log: log}).Run)
 }
 
 func (p *platform) startBooster() {
 	b := &booster.Booster{DB: p.db, Blob: p.blob, Series: p.series, Key: []byte("a key of 32 bytes, as there is one"),
-		Executors: map[string]booster.Executor{"stage": p.place}, DoorURL: map[string]string{"stage": "pipe"}, Log: p.log.With("service", "booster")}
+		Cluster: "stage", Executor: p.place, DoorURL: "pipe", Log: p.log.With("service", "booster")}
 	p.place.Connect(b.Monitor())
 	s := p.start("booster", b.Run)
 	p.booster = &service{end: func() {

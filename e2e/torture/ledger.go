@@ -8,7 +8,8 @@ import (
 )
 
 // A Ledger is what the platform acknowledged, kept where the platform cannot
-// lose it: each entry is on disk before the next request is sent.
+// lose it: each entry is on disk before the next request of that client is
+// sent.
 type Ledger struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -17,13 +18,19 @@ type Ledger struct {
 	changed []string          // keys that were answered with two ids, in words
 }
 
-// An Entry is one acknowledged creation.
+// An Entry is one thing that was acknowledged, and what reading it back must
+// show.
 type Entry struct {
-	Kind  string `json:"kind"` // job, version, run, stop
-	Key   string `json:"key"`  // the Idempotency-Key that it was asked for with
-	Job   string `json:"job"`
-	ID    string `json:"id"`
-	Lines int    `json:"lines,omitempty"` // that the run's program prints
+	Kind     string `json:"kind"` // job, version, run, stop, blob, dataset, register, seen
+	Key      string `json:"key"`  // what it was asked for with; the same thing once
+	Job      string `json:"job,omitempty"`
+	ID       string `json:"id"`
+	Name     string `json:"name,omitempty"`
+	Digest   string `json:"digest,omitempty"`   // sha256 of the bytes
+	Lines    int    `json:"lines,omitempty"`    // that the run's program prints, or that were seen of its log
+	Revision int64  `json:"revision,omitempty"` // of a register
+	Value    int64  `json:"value,omitempty"`
+	Fault    string `json:"fault"` // during which it was acknowledged
 }
 
 func openLedger(path string) (*Ledger, error) {
@@ -52,23 +59,66 @@ func (l *Ledger) write(e Entry) error {
 	return l.file.Sync()
 }
 
-func (l *Ledger) all() []Entry {
+// since returns the entries from the nth on.
+func (l *Ledger) since(n int) []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]Entry(nil), l.entries...)
+	return append([]Entry(nil), l.entries[n:]...)
+}
+
+func (l *Ledger) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.entries)
+}
+
+// answeredTwice returns what was answered with two ids since it was last
+// asked, in words.
+func (l *Ledger) answeredTwice() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.changed
+	l.changed = nil
+	return c
 }
 
 // A Tally is what a comparison of the ledger with the platform came to.
 type Tally struct {
-	Acknowledged, Found, Lost, Duplicated, Illegal int
-	First                                          []string // the first few findings, in words
+	Acknowledged, Found, Lost, Duplicated, Illegal, Told int
+
+	mu    sync.Mutex
+	First []string // the first few findings, in words
 }
 
+const findings = 20
+
 func (t *Tally) find(count *int, format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	*count++
-	if len(t.First) < 20 {
+	if len(t.First) < findings {
 		t.First = append(t.First, fmt.Sprintf(format, args...))
 	}
 }
 
+func (t *Tally) lost(format string, args ...any) { t.find(&t.Lost, "lost: "+format, args...) }
+func (t *Tally) duplicated(format string, args ...any) {
+	t.find(&t.Duplicated, "duplicated: "+format, args...)
+}
+func (t *Tally) illegal(format string, args ...any) { t.find(&t.Illegal, "illegal: "+format, args...) }
+
 func (t *Tally) clean() bool { return t.Lost == 0 && t.Duplicated == 0 && t.Illegal == 0 }
+
+// add adds what o came to.
+func (t *Tally) add(o *Tally) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Acknowledged += o.Acknowledged
+	t.Found += o.Found
+	t.Lost += o.Lost
+	t.Duplicated += o.Duplicated
+	t.Illegal += o.Illegal
+	t.Told += o.Told
+	t.First = append(t.First, o.First...)
+	t.First = t.First[:min(len(t.First), findings)]
+}

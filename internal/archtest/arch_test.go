@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -23,26 +25,38 @@ const module = "mlaas.dev/mlaas"
 var walls = []struct{ room, may, why string }{
 	{".", "", "the vocabulary stands on the standard library alone"},
 	{"internal/failpoint", "", "a point to die at knows nobody"},
+	{"internal/meter", "", "a counter knows nobody"},
+	{"internal/trace", "", "a seam: services name their work, cmd says who is told"},
+	{"internal/redistest", "", "a server to test against knows nobody"},
+	{"internal/s3test", "", "it runs a server of others"},
+	{"internal/bucket", ".", "an address, a connection and what its errors mean; what is in the bucket is for others"},
 	{"python", "", "the files of the Python package, and nothing else"},
 	{"web", "", "the files of the page, and nothing else"},
 	{"store", ".", "rows and messages, not jobs"},
-	{"store/sqlitestore", ". store internal/failpoint", "a driver knows its interface"},
+	{"store/sqlitestore", ". store internal/failpoint internal/meter", "a driver knows its interface"},
+	{"store/redisstore", ". store internal/failpoint", "a driver knows its interface"},
 	{"store/storetest", ". store", "a suite knows its interface"},
 	{"blob", ".", "bytes, not jobs"},
 	{"blob/files", ". blob internal/failpoint", "a driver knows its interface"},
+	{"blob/s3", ". blob internal/bucket internal/failpoint", "a driver knows its interface"},
 	{"blob/blobtest", ". blob", "a suite knows its interface"},
-	{"queue", ". store internal/failpoint", "messages are in the store"},
-	{"series", ". store blob internal/failpoint", "lines and points, sealed into blob; manifests in the store where many write"},
+	{"queue", ". store internal/failpoint internal/meter internal/trace", "messages are in the store"},
+	{"lease", ". store", "who does what one alone must do: records with a revision"},
+	{"series", ". blob internal/failpoint store", "lines and points, sealed into blob; manifests in the store where many write"},
+	{"observe", ". store internal/meter internal/trace", "it shows what services count, and knows none of them"},
+	{"health", ". store queue blob", "the checks that every process needs"},
+	{"backup", ". store blob series", "what is copied, and nothing of who asks for it"},
 	{"auth", ". store", "who you are; what you may do is in management's route table"},
-	{"management", ". store queue blob series auth internal/failpoint", "services meet in records and messages, never in imports"},
-	{"contractor", ". store queue contractor/jobengine contractor/codeengine internal/failpoint", "the same"},
+	{"management", ". store queue blob series auth health backup internal/failpoint internal/meter internal/trace", "services meet in records and messages, never in imports"},
+	{"contractor", ". store lease queue contractor/jobengine contractor/codeengine internal/failpoint internal/meter internal/trace", "the same"},
 	{"contractor/jobengine", ".", "pure: no I/O"},
 	{"contractor/codeengine", ".", "pure: no I/O"},
-	{"booster", ". store queue blob series auth internal/failpoint", "the same; only cmd chooses the drivers"},
+	{"booster", ". store lease queue blob series auth internal/failpoint internal/meter internal/trace", "the same; only cmd chooses the drivers"},
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
-	{"supervisor", ". blob supervisor/environment", "it speaks to its door, not to the platform"},
+	{"supervisor", ". blob supervisor/environment supervisor/source", "it speaks to its door, not to the platform"},
+	{"supervisor/source", ". blob internal/bucket", "it fills folders; who asks is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ".", "the same calls over HTTP"},
 }
@@ -180,6 +194,31 @@ func TestNoInit(t *testing.T) {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s: no init functions", set.Position(fn.Pos()))
 			}
+		}
+	}
+}
+
+// What docs/guarantees.md says that shows a promise is there: `room: TestName`.
+func TestGuarantees(t *testing.T) {
+	text, err := os.ReadFile("../../docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+): (Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 20 {
+		t.Errorf("it names %d tests", len(named))
+	}
+	for _, n := range named {
+		files, err := filepath.Glob("../../" + n[1] + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := slices.ContainsFunc(files, func(f string) bool {
+			src, err := os.ReadFile(f)
+			return err == nil && strings.Contains(string(src), "func "+n[2]+"(t *testing.T)")
+		})
+		if !found {
+			t.Errorf("there is no %s in %s", n[2], n[1])
 		}
 	}
 }

@@ -26,16 +26,18 @@ import (
 	"modernc.org/sqlite"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/internal/meter"
 	"mlaas.dev/mlaas/store"
 )
 
 // Options are what a store needs besides its file. The zero value is right for
 // production.
 type Options struct {
-	Now   func() time.Time // nil: time.Now
-	Log   *slog.Logger     // nil: slog.Default()
-	Group int              // commits in one transaction at most; 0: 512; 1: each one alone
-	Gone  int              // deletions that Watch can look back over; 0: 100,000
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: slog.Default()
+	Group  int              // commits in one transaction at most; 0: 512; 1: each one alone
+	Gone   int              // deletions that Watch can look back over; 0: 100,000
+	Synced *meter.Histogram // how long durable writes take; nil: nobody asks
 }
 
 // A Store is a store.Driver.
@@ -45,6 +47,8 @@ type Store struct {
 	log  *slog.Logger
 	keep int
 	lock *os.File
+
+	synced *meter.Histogram
 
 	readers chan *conn // a pool; in memory it has the one connection that there is
 	pooled  int        // how many there are
@@ -103,6 +107,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		keep:    cmp.Or(o.Gone, 100_000),
 		readers: make(chan *conn, pool),
 		closing: make(chan struct{}),
+		synced:  cmp.Or(o.Synced, new(meter.Histogram)),
 	}
 	if s.now == nil {
 		s.now = time.Now

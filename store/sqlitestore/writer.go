@@ -195,12 +195,14 @@ func (w *writer) try(group []*request) (err error) {
 		return err
 	}
 	failpoint.Hit("store.commit.before")
+	began := time.Now()
 	if _, err := w.conn.exec("COMMIT"); err != nil {
 		return err
 	}
 	failpoint.Hit("store.commit.after")
 	if durable {
 		w.store.syncs.Add(1)
+		w.store.synced.Observe(time.Since(began))
 	}
 	w.store.commits.Add(done)
 	w.store.seq.Store(w.seq)

@@ -68,6 +68,8 @@ func Run(t *testing.T, harness func(t *testing.T) Harness) {
 		{"flood", flood},
 		{"ended context", ended},
 		{"stats", stats},
+		{"export", export},
+		{"import", imports},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

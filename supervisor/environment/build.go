@@ -190,7 +190,7 @@ func (m *Manager) compile(ctx context.Context, py *interpreter, dir string, say 
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil && strings.Contains(out.text(), "No space left") {
+	if err != nil && saysNoRoom([]byte(out.text())) {
 		return m.failure("compile the packages", syscall.ENOSPC)
 	}
 	return nil
@@ -272,6 +272,9 @@ func (m *Manager) library(ctx context.Context, py *interpreter) (string, error) 
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if ctx.Err() != nil {
 			return "", ctx.Err()
+		}
+		if saysNoRoom(out) {
+			return "", m.failure("compile the Python package mlaas", syscall.ENOSPC)
 		}
 		return "", fmt.Errorf("%s cannot compile the package mlaas: %w: %s", py, err, lastLine(string(out)))
 	}

@@ -412,3 +412,8 @@ func (m *Manager) environ() []string {
 func noRoom(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+// saysNoRoom reports whether a program that failed said that a disk is full.
+func saysNoRoom(out []byte) bool {
+	return bytes.Contains(bytes.ToLower(out), []byte(syscall.ENOSPC.Error())) || bytes.Contains(bytes.ToLower(out), []byte(syscall.EDQUOT.Error()))
+}

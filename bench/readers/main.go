@@ -1,0 +1,262 @@
+// Command readers measures what 500 clients cost that open the live stream and
+// never read: CPU of a running job's program and supervisor per step with them
+// and without, in turn A B B A; the memory of the server; and how soon each is
+// dropped once it takes nothing more.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"mlaas.dev/mlaas/bench/rig"
+)
+
+//go:embed talk.py
+var program string
+
+// tQuantile is the 97.5 % quantile of Student's t for n-1 degrees of freedom.
+var tQuantile = map[int]float64{6: 2.571, 8: 2.365, 10: 2.262, 12: 2.201}
+
+func main() {
+	binary := flag.String("bin", "bin/mlaas", "the mlaas binary")
+	pairs := flag.Int("pairs", 8, "pairs of runs: 6, 8, 10 or 12")
+	clients := flag.Int("clients", 500, "that never read")
+	steps := flag.Int("steps", 6000, "of a run")
+	flag.Parse()
+	if err := run(*binary, *pairs, *clients, *steps); err != nil {
+		fmt.Fprintln(os.Stderr, "readers:", err)
+		os.Exit(1)
+	}
+}
+
+func run(binary string, pairs, clients, steps int) error {
+	quantile, ok := tQuantile[pairs]
+	if !ok {
+		return fmt.Errorf("-pairs %d: want 6, 8, 10 or 12", pairs)
+	}
+	p, err := rig.Up(binary)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.Do("POST", "/api/job", map[string]any{"name": "talk", "execution": map[string]any{"parameters": map[string]any{"steps": steps}}}, nil); err != nil {
+		return err
+	}
+	if err := p.Do("POST", "/api/job/talk/code", map[string]any{"files": map[string]string{"main.py": program}}, nil); err != nil {
+		return err
+	}
+	if _, _, err := once(p, 0); err != nil { // warms up
+		return err
+	}
+	before := rss(p.PID)
+	var ratios []float64
+	var most, slowest float64
+	for i := range pairs {
+		counts := []int{clients, 0}
+		if i%2 == 1 {
+			counts = []int{0, clients}
+		}
+		var cost [2]float64
+		for _, n := range counts {
+			perStep, crowd, err := once(p, n)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				cost[1] = perStep
+				continue
+			}
+			cost[0] = perStep
+			most, slowest = max(most, crowd.rss-before), max(slowest, crowd.dropped.Seconds())
+		}
+		ratios = append(ratios, cost[0]/cost[1])
+	}
+	mean, sd := 0.0, 0.0
+	for _, r := range ratios {
+		mean += r / float64(pairs)
+	}
+	for _, r := range ratios {
+		sd += (r - mean) * (r - mean) / float64(pairs-1)
+	}
+	half := quantile * math.Sqrt(sd/float64(pairs))
+	rig.Row(fmt.Sprintf("CPU per step with %d clients that never read / without: upper end", clients), mean+half, 1.02, "x", true,
+		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d pairs", mean, mean-half, mean+half, pairs))
+	rig.Row("memory of the server with them, more than without", most, 64, "MiB", true, "the most of all rounds, sampled each 200 ms")
+	rig.Row("until a client that takes nothing is dropped, the slowest", slowest, 10+1, "s", true, "from the last byte that its kernel took; 10 s and the second by which it is looked at")
+	return nil
+}
+
+// A crowd is what became of clients that never read.
+type crowd struct {
+	rss     float64       // MiB, the most
+	dropped time.Duration // from the moment that the run's log alone would have filled a client to its drop
+}
+
+// once runs the job with so many clients beside it.
+func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
+	var run struct{ ID string }
+	if err := p.Do("POST", "/api/job/talk/run", map[string]any{}, &run); err != nil {
+		return 0, c, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var cpu, before, after float64
+	var steps int
+	for range clients {
+		all.Go(func() {
+			d, e := silent(ctx, p, run.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			c.dropped = max(c.dropped, d)
+			err = errors.Join(err, e)
+		})
+	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				mu.Lock()
+				c.rss = max(c.rss, rss(p.PID))
+				mu.Unlock()
+			}
+		}
+	})
+	e := p.Lines("/api/run/"+run.ID+"/log?follow=true", func(line []byte) bool {
+		var l struct{ Line string }
+		if json.Unmarshal(line, &l) != nil {
+			return true
+		}
+		switch {
+		case l.Line == "begin":
+			before = rig.CPU(supervisors(p.Dir, run.ID))
+		case strings.HasPrefix(l.Line, "cpu "):
+			fields := strings.Fields(l.Line)
+			cpu, _ = strconv.ParseFloat(fields[1], 64)
+			steps, _ = strconv.Atoi(fields[2])
+			after = rig.CPU(supervisors(p.Dir, run.ID))
+			return false
+		}
+		return true
+	})
+	if e == nil {
+		e = p.Wait(run.ID)
+	}
+	gone := make(chan struct{})
+	go func() { all.Wait(); close(gone) }()
+	if e == nil && clients > 0 { // each is dropped by itself, those that came late a while after the run
+		select {
+		case <-gone:
+		case <-time.After(30 * time.Second):
+			e = fmt.Errorf("half a minute after run %s some of its %d clients that read nothing are still there", run.ID, clients)
+		}
+	}
+	cancel()
+	<-gone
+	if err = errors.Join(err, e); err != nil {
+		return 0, c, err
+	}
+	if cpu == 0 || after == 0 || steps == 0 {
+		return 0, c, fmt.Errorf("run %s: program %v s, supervisor %v s, %d steps: one of them was not seen", run.ID, cpu, after, steps)
+	}
+	return (cpu + after - before) / float64(steps), c, nil
+}
+
+// silent opens the live stream, asks for all that the run says, and takes
+// nothing. It returns how long it was kept after its window was full.
+func silent(ctx context.Context, p *rig.Platform, run string) (time.Duration, error) {
+	var raw *net.TCPConn
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		raw = c.(*net.TCPConn)
+		return c, raw.SetReadBuffer(4 << 10)
+	}}}
+	c, _, err := websocket.Dial(ctx, strings.Replace(p.URL, "http", "ws", 1)+"/api/stream", &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
+		HTTPClient: client, HTTPHeader: http.Header{"Authorization": {"Bearer " + p.Token}}})
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, nil
+		}
+		return 0, fmt.Errorf("open the stream: %w", err)
+	}
+	defer c.CloseNow()
+	for i, topic := range []string{"log", "metric", "replica"} {
+		text := fmt.Sprintf(`{"subscribe":{"id":"%d","topic":"%s","run":"%s"}}`, i, topic, run)
+		if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+			return 0, fmt.Errorf("subscribe: %w", err)
+		}
+	}
+	// What waits in the kernel for us stops growing when the window is full.
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	size, since := -1, time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return 0, nil // the run was over before
+		case <-tick.C:
+		}
+		n, gone := queued(raw)
+		if gone {
+			return time.Since(since), nil
+		}
+		if n != size {
+			size, since = n, time.Now()
+		}
+	}
+}
+
+// supervisors finds the processes that supervise a run.
+func supervisors(dir, run string) (pids []int) {
+	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range found {
+		text, _ := os.ReadFile(f)
+		if args := strings.Split(string(text), "\x00"); len(args) > 2 && args[1] == "supervise" && strings.Contains(string(text), dir) && strings.Contains(string(text), run) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// rss is what a process has in memory, in MiB.
+func rss(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
+			return kb / 1024
+		}
+	}
+	return 0
+}

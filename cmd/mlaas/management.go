@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/health"
+	"mlaas.dev/mlaas/lease"
+	"mlaas.dev/mlaas/management"
+	"mlaas.dev/mlaas/series"
+)
+
+func (c *cli) managementCommand() *cobra.Command {
+	var tokenFile, address string
+	var hosts []string
+	return c.serviceCommand("management", "Run the service that people and programs talk to",
+		`Runs management: the REST API, the live stream and the page. It writes what
+users wish for and reads what becomes of it.`,
+		"  mlaas management --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key --listen 127.0.0.1:7480",
+		func(cmd *cobra.Command) {
+			cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the owner's token (else MLAAS_TOKEN_FILE, else DIR/token); made if it is not there")
+			cmd.Flags().StringVar(&address, "public", "", "URL by which people reach the platform, where a balancer is in front (else where this one listens)")
+			cmd.Flags().StringSliceVar(&hosts, "host", nil, "names by which browsers call this server, besides those of the loopback")
+		},
+		func(ctx context.Context, s *service) error {
+			if u, err := url.Parse(address); err != nil || address != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+				return mlaas.Invalid("--public", "a URL such as https://mlaas.example.org", address)
+			} else if address != "" {
+				hosts = append(hosts, u.Hostname())
+			}
+			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), hosts)
+		})
+}
+
+func runManagement(ctx context.Context, s *service, address, tokenFile string, hosts []string) error {
+	token, err := secret(tokenFile, 32)
+	if err != nil {
+		return err
+	}
+	db, err := openStore(ctx, s.Store, s.Log)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	blobs, err := openBlob(ctx, s.Blob, s.Log)
+	if err != nil {
+		return err
+	}
+	defer blobs.Close()
+	l, err := s.listener()
+	if err != nil {
+		return err
+	}
+	client, err := s.internal()
+	if err != nil {
+		return err
+	}
+	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
+	remote := &series.Remote{Find: findShard(db), Client: client, Log: s.Log}
+	m := &management.Management{
+		DB: db, Blob: blobs, Series: remote, Key: s.secret, Log: s.Log, Hosts: hosts,
+		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
+		Catalogue: catalogue(),
+		Info:      func(context.Context) (management.Info, error) { return s.info(blobs) },
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {
+		return err
+	}
+	link, err := m.Invite(ctx, mlaas.DefaultTenant)
+	if err != nil {
+		return err
+	}
+	m.Trace, m.Metrics = s.tracer, s.metrics.Handler()
+	s.metrics.Store(db)
+	showManagement(s.metrics, m)
+	m.Health = s.prober(health.Store(db, s.ID), health.Messages(db, false), health.Blob(blobs), health.Disk(s.Dir))
+	server := m.Server()
+	server.Handler = site(m)
+	s.Say("open  %s", first(address, s.Advertise)+link)
+	return s.serve(ctx, l, server, m.Leave, map[string]func(context.Context) error{"management": m.Run, "series": remote.Run}, nil)
+}
+
+// info says what only this process knows.
+func (s *service) info(blobs places) (management.Info, error) {
+	i := management.Info{Version: release(), Data: s.Dir, Disk: map[string]mlaas.Bytes{}, Caps: map[string]mlaas.Bytes{}}
+	if n := blobs.usage(); n > 0 {
+		i.Disk["blob"] = n
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(s.Dir, &disk); err != nil {
+		return i, fmt.Errorf("%s: %w", s.Dir, err)
+	}
+	i.Free = mlaas.Bytes(disk.Bavail) * mlaas.Bytes(disk.Bsize)
+	return i, nil
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mlaas.dev/mlaas/e2e/layout"
+)
+
+// Points crashes the services at each failpoint that they pass, with clients at
+// work all the while. Which those are is found out first, by letting them work
+// without a crash.
+type Points struct {
+	lists map[*layout.Process]string // of the points that each passed
+}
+
+func (*Points) Name() string { return "crash at each failpoint" }
+
+func (*Points) Fits(s *Stage) error {
+	_, err := os.Stat(s.Failpoints)
+	return err
+}
+
+const (
+	pointsListen   = 6 * time.Second  // how long the points are listened for
+	pointsPatience = 12 * time.Second // how long one is waited for
+)
+
+func (f *Points) Inject(ctx context.Context, s *Stage) error {
+	binary, err := filepath.Abs(s.Failpoints)
+	if err != nil {
+		return err
+	}
+	f.lists = map[*layout.Process]string{}
+	for _, p := range s.platform.Services() {
+		f.lists[p] = filepath.Join(s.dir, "points-"+p.Name)
+		os.Remove(f.lists[p])
+		p.Kill()
+		p.Command[0] = binary
+		if err := p.Start(ctx, "MLAAS_FAILPOINT_LIST="+f.lists[p]); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-time.After(pointsListen):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Meanwhile crashes each process at each of its points; where two are of one
+// kind, they share them.
+func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
+	var all sync.WaitGroup
+	var mu sync.Mutex // of s.points
+	found := 0
+	for _, kind := range []string{"platform", "management", "contractor", "booster"} {
+		twins := s.platform.Processes(kind)
+		var points []string
+		for _, p := range twins {
+			text, err := os.ReadFile(f.lists[p])
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				tally.illegal("the failpoints of %s: %v", p.Name, err)
+			}
+			points = append(points, strings.Fields(string(text))...)
+		}
+		slices.Sort(points)
+		points = slices.Compact(points)
+		found += len(points)
+		for i, p := range twins {
+			random := rand.New(rand.NewPCG(s.Random.Uint64(), 0))
+			all.Go(func() {
+				for n := i; n < len(points) && ctx.Err() == nil; n += len(twins) {
+					err := f.crash(ctx, p, points[n], 1+random.IntN(3))
+					mu.Lock()
+					if err == nil {
+						s.points[kind+" "+points[n]]++
+					} else {
+						tally.illegal("%v", err)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	all.Wait()
+	if found < 6 {
+		tally.illegal("only %d failpoints were passed: is %s built with -tags failpoints?", found, s.Failpoints)
+	}
+	s.did("  %d points", found)
+}
+
+// crash lets a process die at a point, the nth time that it comes there; if
+// it does not come so often, the first time.
+func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int) error {
+	for _, n := range []int{nth, 1} {
+		p.Kill()
+		if err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n)); err != nil && ctx.Err() == nil {
+			return nil // it died before it served
+		}
+		select {
+		case <-p.Ended():
+			return nil
+		case <-time.After(pointsPatience):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("%s passed %s and never came there again", p.Name, point)
+}
+
+func (f *Points) Heal(ctx context.Context, s *Stage) error {
+	release, err := filepath.Abs(s.Binary)
+	if err != nil {
+		return err
+	}
+	for _, p := range s.platform.Services() {
+		p.Kill()
+		p.Command[0] = release
+	}
+	return s.platform.Restart(ctx)
+}
+
+// Disorder lets the messages between the services come twice, late, and in
+// another order. It is a mode of the binary with failpoints.
+type Disorder struct{ points Points }
+
+func (*Disorder) Name() string { return "messages twice, late, in disorder" }
+
+func (*Disorder) Fits(s *Stage) error { return (*Points)(nil).Fits(s) }
+
+func (f *Disorder) Inject(ctx context.Context, s *Stage) error {
+	binary, err := filepath.Abs(s.Failpoints)
+	if err != nil {
+		return err
+	}
+	for _, p := range s.platform.Services() {
+		p.Kill()
+		p.Command[0] = binary
+		if err := p.Start(ctx, "MLAAS_FAULT_MESSAGES=dup:0.3,late:0.3"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (*Disorder) Lasts(*rand.Rand) time.Duration { return 8 * time.Second }
+
+func (f *Disorder) Heal(ctx context.Context, s *Stage) error { return f.points.Heal(ctx, s) }
