@@ -50,8 +50,9 @@ type Remote struct {
 
 	mu      sync.Mutex
 	watched map[key]*distant
-	due     []*distant    // to be attended by Run
-	kick    chan struct{} // Run: look at due
+	due     []*distant           // to be attended by Run
+	silent  map[string]time.Time // addresses that do not answer, and since when
+	kick    chan struct{}        // Run: look at due
 	past    past
 }
 
@@ -60,6 +61,7 @@ const (
 	linger     = 10 * time.Second // a watch goes on so long after nobody waits
 	maxWatched = 4096             // runs that are watched at the same time
 	deafAfter  = 3 * beatEvery    // a stream that says nothing for so long is dead
+	goneAfter  = 10 * time.Second // who does not answer for so long is gone, whatever Serves says
 	leastWait  = 200 * time.Millisecond
 	mostWait   = 5 * time.Second
 )
@@ -133,9 +135,48 @@ func answer[T any](ctx context.Context, r *Remote, k key, method, what string, q
 		out, err = read(bufio.NewReaderSize(res.Body, 64<<10))
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err()
+		return out, ctx.Err()
+	}
+	if r.gone(at, err) && r.Objects != nil && method == "GET" { // what was acknowledged is in objects, whoever lives
+		past, release, err := r.unserved(ctx, k)
+		if err != nil {
+			return out, err
+		}
+		defer release()
+		return own(past)
 	}
 	return out, err
+}
+
+// errSilent is that nobody is at an address.
+var errSilent = fmt.Errorf("nobody answers: %w", mlaas.ErrUnavailable)
+
+// gone notes whether who is at an address answers, and reports whether they
+// have not for long.
+func (r *Remote) gone(at string, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !errors.Is(err, errSilent) {
+		delete(r.silent, at)
+		return false
+	}
+	since, ok := r.silent[at]
+	if !ok {
+		if since = time.Now(); r.silent == nil {
+			r.silent = map[string]time.Time{}
+		}
+		r.silent[at] = since
+	}
+	return time.Since(since) >= goneAfter
+}
+
+// unserved is a store of ours for a run whose shard has an owner that is gone.
+func (r *Remote) unserved(ctx context.Context, k key) (*Store, func(), error) {
+	m, rev, err := store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
+	if err != nil {
+		return nil, nil, unreachable(err)
+	}
+	return r.still(ctx, m.Shard, k, rev)
 }
 
 // ask sends a request and returns an answer that is good.
@@ -158,7 +199,7 @@ func (r *Remote) send(ctx context.Context, method, at, what string, query url.Va
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask who has a shard: %w: %w", err, mlaas.ErrUnavailable)
+		return nil, fmt.Errorf("ask who has a shard: %w: %w", err, errSilent)
 	}
 	if res.StatusCode < 300 {
 		return res, nil

@@ -148,6 +148,17 @@ func (x *shards) handler() http.Handler {
 	return mux
 }
 
+// clusterNames are the clusters that there are, each with a shard of series.
+func clusterNames(db store.Driver) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) (names []string, err error) {
+		all, err := store.Clusters(db).All(ctx, store.Query{})
+		for _, c := range all {
+			names = append(names, c.Value.Name)
+		}
+		return names, err
+	}
+}
+
 // findShard says where the series of a run are served: by the booster of the
 // cluster that it ran on last.
 func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) {

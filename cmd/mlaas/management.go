@@ -66,7 +66,15 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 		return err
 	}
 	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
-	remote := &series.Remote{Find: findShard(db), Client: client, Log: s.Log}
+	remote := &series.Remote{
+		Serves: func(ctx context.Context, cluster string) (string, error) { return shardURL(ctx, db, cluster) },
+		DB:     db, Blob: blobs,
+		Find: findShard(db), Shards: clusterNames(db),
+		Client: client, Log: s.Log,
+	}
+	if blobs.objects != nil {
+		remote.Objects = blobs.objects
+	}
 	m := &management.Management{
 		DB: db, Blob: blobs, Series: remote, Key: s.secret, Log: s.Log, Hosts: hosts,
 		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
