@@ -54,6 +54,9 @@ func TestRemote(t *testing.T) {
 		"grep": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Last: 2, Grep: regexp.MustCompile("[+&r]e")})
 		},
+		"since": func(r series.Reader) (any, error) {
+			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Since: began.Add(2 * time.Second), Until: began.Add(3 * time.Second)})
+		},
 		"no lines": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "other"})
 		},

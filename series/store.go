@@ -158,6 +158,7 @@ type mention struct {
 	cursor  int64 // of the first
 	seq     int64 // of the first; lines only
 	replica string
+	time    stretchOfTime // lines only
 }
 
 type curve struct{ replica, key string }
