@@ -64,7 +64,7 @@ func (s *Store) Append(ctx context.Context, batches ...Batch) error {
 func (s *Store) room(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		behind := len(s.full) > maxFull
+		behind := len(s.full) > s.maxFull()
 		s.mu.Unlock()
 		if !behind {
 			return nil

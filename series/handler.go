@@ -67,6 +67,16 @@ func Handler(s *Store) http.Handler {
 		freed, err := s.trimOne(r.Context(), k, r.URL.Query().Get("lines") == "true")
 		return reply(w, freed, err)
 	})
+	handle("GET /series/blobs", func(w http.ResponseWriter, r *http.Request, _ key) error {
+		named := []mlaas.Digest{}
+		err := s.Blobs(r.Context(), func(d mlaas.Digest) error { named = append(named, d); return nil })
+		return reply(w, named, err)
+	})
+	handle("GET /series/contents", func(w http.ResponseWriter, r *http.Request, _ key) error {
+		all, err := s.contents(r.Context(), s.counts)
+		all.Used += mlaas.Bytes(s.unsealed.Load())
+		return reply(w, all, err)
+	})
 	return mux
 }
 
@@ -131,6 +141,18 @@ func (a *asked) int(name string) int64 {
 	return n
 }
 
+func (a *asked) time(name string) (t time.Time) {
+	text := a.Get(name)
+	if text == "" {
+		return t
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil && a.err == nil {
+		a.err = mlaas.Invalid(name, "a time such as 2026-01-02T03:04:05Z", text)
+	}
+	return t
+}
+
 func (a *asked) step(name string) *int64 {
 	if !a.Has(name) {
 		return nil
@@ -142,6 +164,7 @@ func (a *asked) step(name string) *int64 {
 func (s *Store) serveLines(w http.ResponseWriter, r *http.Request, k key) error {
 	in := asked{Values: r.URL.Query()}
 	q := LineQuery{Tenant: k.tenant, Run: k.run, Replica: in.Get("replica"), From: in.int("from"), Limit: int(in.int("limit")), Last: int(in.int("last"))}
+	q.Since, q.Until = in.time("since"), in.time("until")
 	if in.err != nil {
 		return in.err
 	}
@@ -166,6 +189,11 @@ func (q *LineQuery) values() url.Values {
 	}
 	if q.Grep != nil {
 		v.Set("grep", q.Grep.String())
+	}
+	for name, t := range map[string]time.Time{"since": q.Since, "until": q.Until} {
+		if !t.IsZero() {
+			v.Set(name, t.Format(time.RFC3339Nano))
+		}
 	}
 	return v
 }

@@ -168,25 +168,45 @@ func (s *Store) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.
 	if mlaas.Bytes(s.sealed.Load()+s.unsealed.Load()) <= most {
 		return 0, nil
 	}
-	keys, err := s.oldest(ctx, s.counts)
+	all, err := s.contents(ctx, s.counts)
 	if err != nil {
 		return 0, err
 	}
-	return trim(keys, mlaas.Bytes(s.sealed.Load()+s.unsealed.Load())-most, finished, func(k key, lines bool) (mlaas.Bytes, error) {
+	return trim(all.keys(), mlaas.Bytes(s.sealed.Load()+s.unsealed.Load())-most, finished, func(k key, lines bool) (mlaas.Bytes, error) {
 		return s.trimRun(ctx, k, lines)
 	})
 }
 
-// oldest are the runs that have something sealed, oldest first.
-func (s *Store) oldest(ctx context.Context, which func(*run) bool) (keys []key, err error) {
+// contents are the runs that have something sealed, and what that takes.
+type contents struct {
+	Used mlaas.Bytes `json:"used"`
+	Runs []runName   `json:"runs"`
+}
+
+type runName struct {
+	Tenant mlaas.Tenant `json:"tenant"`
+	Run    mlaas.RunID  `json:"run"`
+}
+
+func (s *Store) contents(ctx context.Context, which func(*run) bool) (all contents, err error) {
 	err = s.medium.each(ctx, func(k key, r *run, err error) error {
-		if err == nil && which(r) && r.manifest.size() > 0 {
-			keys = append(keys, k)
+		if n := r.manifest.size(); err == nil && which(r) && n > 0 {
+			all.Used += mlaas.Bytes(n)
+			all.Runs = append(all.Runs, runName{k.tenant, k.run})
 		}
 		return ctx.Err()
 	})
+	return all, err
+}
+
+// keys are the runs, oldest first.
+func (c *contents) keys() []key {
+	keys := make([]key, len(c.Runs))
+	for i, r := range c.Runs {
+		keys[i] = key{r.Tenant, r.Run}
+	}
 	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.run, b.run) }) // names sort by age
-	return keys, err
+	return keys
 }
 
 // trim calls drop for runs that are finished until so much is freed: for all

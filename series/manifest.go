@@ -30,9 +30,17 @@ type chunk struct {
 	Index int64               `json:"index"` // where it begins
 	First int64               `json:"first"` // cursors
 	Last  int64               `json:"last"`
-	N     int64               `json:"n"`              // lines or points
-	Text  int64               `json:"text,omitempty"` // bytes of lines
-	Seqs  map[string][2]int64 `json:"seqs,omitempty"` // the first and last Seq of each replica
+	N     int64               `json:"n"`               // lines or points
+	Text  int64               `json:"text,omitempty"`  // bytes of lines
+	Seqs  map[string][2]int64 `json:"seqs,omitempty"`  // the first and last Seq of each replica
+	Times *[2]int64           `json:"times,omitempty"` // of lines, the earliest and latest in Unix seconds; chunks of v0.1 have none
+}
+
+func (c *chunk) time() stretchOfTime {
+	if c.Times == nil {
+		return anyTime()
+	}
+	return stretchOfTime{c.Times[0], c.Times[1]}
 }
 
 // saved is the form of a state in its file.

@@ -24,7 +24,7 @@ import (
 // afar reads what is in the place of s, whose owner is asked through client.
 func afar(s *series.Store, client *http.Client, url string) *series.Remote {
 	return &series.Remote{Client: client, DB: s.DB, Blob: s.Blob, Objects: s.Objects,
-		Find: func(context.Context, string) (string, error) { return url, nil }}
+		Serves: func(context.Context, string) (string, error) { return url, nil }}
 }
 
 // From afar everything is as it is near by.
@@ -53,6 +53,9 @@ func TestRemote(t *testing.T) {
 		},
 		"grep": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Last: 2, Grep: regexp.MustCompile("[+&r]e")})
+		},
+		"since": func(r series.Reader) (any, error) {
+			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Since: began.Add(2 * time.Second), Until: began.Add(3 * time.Second)})
 		},
 		"no lines": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "other"})
@@ -156,7 +159,7 @@ func TestRemoteChanged(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) { return dial(ctx, n, a) }}}
 		var asked atomic.Int32
 		r := afar(s, client, "")
-		r.Find = func(context.Context, string) (string, error) {
+		r.Serves = func(context.Context, string) (string, error) {
 			asked.Add(1)
 			return found.Load().(string), nil
 		}
@@ -339,6 +342,17 @@ func TestNobodyServes(t *testing.T) {
 		if got := short(lines(t, here, series.LineQuery{})); got != "" {
 			t.Errorf("deleted it has %s", got)
 		}
+		// The record of a lease may name one who died without a word.
+		dead := afar(there, &http.Client{Transport: direct{func() *series.Store { return nil }}}, "http://dead")
+		for since := time.Now(); ; time.Sleep(time.Second) {
+			got, err := dead.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "other"})
+			if took := time.Since(since); errors.Is(err, mlaas.ErrUnavailable) && took < 11*time.Second {
+				continue
+			} else if err != nil || took < 10*time.Second || short(got) != "1:worker-0/1:elsewhere" {
+				t.Errorf("of one that is dead, after %s: %s, %v", took, short(got), err)
+			}
+			break
+		}
 		time.Sleep(time.Hour) // what is held without use is let go
 	})
 }
@@ -353,7 +367,7 @@ func TestFollowFailOver(t *testing.T) {
 		owner.Store(place)
 		client := &http.Client{Transport: direct{func() *series.Store { return owner.Load() }}}
 		r := afar(place, client, "")
-		r.Find = func(context.Context, string) (string, error) {
+		r.Serves = func(context.Context, string) (string, error) {
 			if owner.Load() == nil {
 				return "", nil
 			}
@@ -497,3 +511,53 @@ func (a *answerTo) WriteHeader(status int) {
 	}
 }
 func (a *answerTo) Write(b []byte) (int, error) { a.WriteHeader(200); return a.body.Write(b) }
+
+// Where each shard is in a folder of who has it, who has it is asked for all.
+func TestRemoteOfFolders(t *testing.T) {
+	here, there := open(t, &series.Store{}), open(t, &series.Store{})
+	urls := map[string]string{}
+	for name, s := range map[string]*series.Store{"here": here, "there": there} {
+		server := httptest.NewServer(series.Handler(s))
+		defer server.Close()
+		urls[name] = server.URL
+	}
+	r := &series.Remote{
+		Serves: func(_ context.Context, shard string) (string, error) { return urls[shard], nil },
+		Find: func(_ context.Context, _ mlaas.Tenant, run mlaas.RunID) (string, error) {
+			if run == "run" {
+				return urls["here"], nil
+			}
+			return urls["there"], nil
+		},
+		Shards: func(context.Context) ([]string, error) { return []string{"here", "there"}, nil },
+	}
+	w, other := fence("worker-0", 1), fence("worker-0", 1)
+	other.Run = "other"
+	add(t, here, logFrame(w, 1, strings.Repeat("here ", 100)), pointFrame(w, 1, pt("x", 1, 1)))
+	add(t, there, logFrame(other, 1, "there"))
+	seal(t, here)
+	seal(t, there)
+	if got, err := r.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "other"}); err != nil || short(got) != "1:worker-0/1:there" {
+		t.Errorf("the other has %s, %v", short(got), err)
+	}
+	named := 0
+	count := func(mlaas.Digest) error { named++; return nil }
+	if err := r.Blobs(t.Context(), count); err != nil || named != 3 {
+		t.Errorf("%d blobs are named, %v", named, err)
+	}
+	before, err := r.Usage(t.Context())
+	if want := usage(t, here) + usage(t, there); err != nil || before != want {
+		t.Errorf("it uses %d, %v, want %d", before, err, want)
+	}
+	freed, err := r.Trim(t.Context(), before-1, func(_ mlaas.Tenant, id mlaas.RunID) bool { return id == "run" })
+	if after := usage(t, here) + usage(t, there); err != nil || freed <= 0 || after != before-freed {
+		t.Errorf("it frees %d of %d, %v; %d are left", freed, before, err, after)
+	}
+	urls["there"] = ""
+	if err := r.Blobs(t.Context(), count); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("with a shard that cannot be asked: %v", err)
+	}
+	if _, err := r.Keys(t.Context(), tenant, "other"); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("of a run that cannot be asked for: %v", err)
+	}
+}

@@ -221,6 +221,7 @@ func (r *run) take(g *segment, sp *span, offset int64, size int, points []mlaas.
 	switch sp.kind {
 	case kindLines:
 		if sp.n > 0 {
+			m.time = sp.times()
 			p.lines = append(p.lines, m)
 			p.text += int64(len(sp.body))
 		}

@@ -36,6 +36,7 @@ type memory struct {
 	blobs map[mlaas.Digest][]byte
 	fail  error  // of Put
 	event func() // before Put and Delete return
+	reads int
 }
 
 func newMemory() *memory { return &memory{blobs: map[mlaas.Digest][]byte{}} }
@@ -62,7 +63,7 @@ func (m *memory) Get(_ context.Context, d mlaas.Digest, offset int64) (io.ReadCl
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	data, ok := m.blobs[d]
-	if !ok {
+	if m.reads++; !ok {
 		return nil, mlaas.ErrNotFound
 	}
 	return io.NopCloser(bytes.NewReader(data[offset:])), nil
@@ -173,6 +174,7 @@ func TestStore(t *testing.T) {
 		"Cancelled":             testCancelled,
 		"FlippedBitInChunk":     testFlippedBitInChunk,
 		"LostChunk":             testLostChunk,
+		"Times":                 testTimes,
 		"Model":                 testModel,
 	}
 	for _, on := range []medium{inFolder, onObjects} {
@@ -1152,6 +1154,49 @@ func testFlippedBitInChunk(t *testing.T, on medium) {
 	}
 	if got, err := s.RunPoints(t.Context(), tenant, "run", 1, 10); err != nil || len(got) != 3 {
 		t.Errorf("there is %v, %v", got, err)
+	}
+}
+
+// A stretch of time is read without the rest, wherever it is.
+func testTimes(t *testing.T, on medium) {
+	place := newMemory()
+	s := on.open(t, &series.Store{Blob: place, SegmentBytes: 1 << 20})
+	w := fence("worker-0", 1)
+	const n = 20_000
+	for i := int64(1); i <= n; i += 100 {
+		var texts []string
+		for k := range int64(100) {
+			texts = append(texts, fmt.Sprint(i+k, " ", blob.Name(fmt.Append(nil, i+k)))) // a second each, by logFrame
+		}
+		add(t, s, logFrame(w, i, texts...))
+		if i == n/2+1 {
+			seal(t, s)
+		}
+	}
+	check := func(q series.LineQuery, first, last int64) {
+		t.Helper()
+		got := lines(t, s, q)
+		if int64(len(got)) != last-first+1 || len(got) > 0 && (got[0].Cursor != first || got[len(got)-1].Cursor != last) {
+			t.Errorf("%+v: there are %d lines, want %d to %d", q, len(got), first, last)
+		}
+	}
+	at := func(i int64) time.Time { return began.Add(time.Duration(i) * time.Second) }
+	for range 2 {
+		place.mu.Lock()
+		place.reads = 0
+		place.mu.Unlock()
+		check(series.LineQuery{Since: at(3000), Until: at(3010)}, 3000, 3009)
+		check(series.LineQuery{Since: at(3000).Add(1), Until: at(3010).Add(1), Replica: "worker-0"}, 3001, 3010)
+		if place.reads > 6 { // an index and at most two blocks, of a chunk of more than twenty
+			t.Errorf("%d reads for ten lines", place.reads)
+		}
+		check(series.LineQuery{Since: at(n - 4)}, n-4, n)
+		check(series.LineQuery{Until: at(6)}, 1, 5)
+		check(series.LineQuery{Until: at(n / 2), Last: 3}, n/2-3, n/2-1)
+		check(series.LineQuery{Since: at(5000), Limit: 2, Grep: regexp.MustCompile("^50[0-9]* ")}, 5000, 5001)
+		check(series.LineQuery{Since: at(5000), From: 6000, Limit: 5}, 6000, 6004)
+		check(series.LineQuery{Since: at(2 * n)}, 1, 0)
+		seal(t, s)
 	}
 }
 

@@ -96,7 +96,6 @@ type Store struct {
 
 const (
 	durableWithin = 10 * time.Second // Durable asks no longer than that
-	maxFull       = 8                // segments that wait to be sealed; then whoever appends helps
 	idle          = 10 * time.Minute // after which a segment is sealed though it is not full
 	maxLoaded     = 1024             // runs held in memory without need
 )
@@ -159,6 +158,7 @@ type mention struct {
 	cursor  int64 // of the first
 	seq     int64 // of the first; lines only
 	replica string
+	time    stretchOfTime // lines only
 }
 
 type curve struct{ replica, key string }
@@ -187,6 +187,15 @@ func (s *Store) gatherBytes() int64   { return orDefault(s.GatherBytes, 4<<20) }
 func (s *Store) segmentBytes() int64  { return orDefault(s.SegmentBytes, 16<<20) }
 func (s *Store) logBytes() int64      { return orDefault(s.LogBytes, 1<<30) }
 func (s *Store) maxKeys() int         { return orDefault(s.MaxKeys, 10_000) }
+
+// maxFull is how many segments wait to be sealed; then whoever appends helps.
+// Those that are objects are held in memory meanwhile.
+func (s *Store) maxFull() int {
+	if s.Dir == "" {
+		return 2
+	}
+	return 8
+}
 
 func orDefault[N int | int64](v, or N) N {
 	if v > 0 {

@@ -58,14 +58,14 @@ func openBucket(ctx context.Context, at string, log *slog.Logger) (bucket, error
 // remote reads the series of every cluster, from whoever serves it.
 func (s *service) remote(db store.Driver, b bucket) (*series.Remote, error) {
 	client, err := s.internal()
-	find := func(_ context.Context, cluster string) (string, error) {
+	serves := func(_ context.Context, cluster string) (string, error) {
 		l, held, err := s.member.Holder(store.ClusterLease(cluster))
 		if err != nil || !held {
 			return "", err
 		}
 		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), nil
 	}
-	return &series.Remote{Find: find, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
+	return &series.Remote{Serves: serves, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
 }
 
 // shards are the series of the clusters that this process serves, for the
