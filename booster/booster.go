@@ -391,7 +391,7 @@ func (b *Booster) replicasUnwanted(ctx context.Context, m mlaas.ReplicasUnwanted
 		return store.Batch{}, err
 	}
 	m.Grace = 0
-	return store.Batch{Tell: []store.Message{queue.TellAt(b.Now().Add(again), m)}}, nil
+	return store.Batch{Tell: []store.Message{queue.TellAfter(again, m)}}, nil
 }
 
 // dismiss ends a replica: politely if there is a grace and somebody to talk
