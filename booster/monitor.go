@@ -358,8 +358,9 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 // learn reads the rules of the run, once for a replica.
 func (m *Monitor) learn(ctx context.Context, c *conn) error {
 	c.cell.mu.Lock()
-	defer c.cell.mu.Unlock()
-	if c.cell.rules != nil {
+	known := c.cell.rules != nil
+	c.cell.mu.Unlock()
+	if known {
 		return nil
 	}
 	run, _, err := store.Runs(m.b.DB).Get(ctx, c.fence.Tenant, string(c.fence.Run))
@@ -367,7 +368,11 @@ func (m *Monitor) learn(ctx context.Context, c *conn) error {
 		return err
 	}
 	role, _, _ := mlaas.SplitReplica(c.fence.Replica)
-	c.cell.rules = m.b.watching(run, role)
+	c.cell.mu.Lock()
+	defer c.cell.mu.Unlock()
+	if c.cell.rules == nil { // a line that broke may have been as far
+		c.cell.rules = m.b.watching(run, role)
+	}
 	return nil
 }
 
