@@ -113,7 +113,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 			return false, err
 		}
 		position++
-		if w.state.Allocation.Cluster != "" || notBefore(w.state).After(c.now()) {
+		if w.state.Allocation.Cluster != "" || pauses(w.state, c.now()) {
 			continue // its last attempt still ends, or it pauses; it keeps its place
 		}
 		d := decide(w.run.Spec, rooms)
@@ -280,7 +280,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	st := &l.state
 	st.State = rule.To
 	st.Epoch++
-	st.Attempts = append(slices.Clone(st.Attempts), mlaas.Attempt{Epoch: st.Epoch, Cluster: d.place.cluster.Name, Resume: base.Tree, Step: base.Step, Began: l.now})
+	st.Attempts = append(slices.Clone(st.Attempts), mlaas.Attempt{Epoch: st.Epoch, Cluster: d.place.cluster.Name, Resume: base.Tree, Step: base.Step, Began: moment(l.now, *st)})
 	st.Allocation = mlaas.Allocation{
 		Cluster:   d.place.cluster.Name,
 		Requested: counts(w.run.Spec, 0),
