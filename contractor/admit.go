@@ -276,7 +276,19 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	if err != nil {
 		return err
 	}
-	l := &look{c: c, now: c.now(), run: w.run, state: w.state}
+	l := &look{c: c, now: c.now(), run: w.run, state: w.state, replicas: map[string]store.Found[mlaas.Replica]{}}
+	if err := l.find(ctx); err != nil {
+		return err
+	}
+	if _, done := l.done(); done {
+		return c.settle(ctx, w.run.Tenant, w.run.ID) // its last attempt ended well after all: nothing runs again
+	}
+	var as []store.Row // what says that it did not
+	for name, r := range l.replicas {
+		if r.Value.Epoch == l.state.Epoch {
+			as = append(as, store.Replicas(c.DB).At(w.run.Tenant, store.ReplicaKey(w.run.ID, name), r.Rev))
+		}
+	}
 	st := &l.state
 	st.State = rule.To
 	st.Epoch++
@@ -300,8 +312,9 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) error {
 	ledger.Grants[w.run.ID] = mlaas.Grant{Tenant: w.run.Tenant, Epoch: st.Epoch, Total: d.ask}
 	failpoint.Hit("contractor.place.before")
 	err = c.DB.Commit(ctx, store.Batch{
-		Put:  []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
+		Put:   []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
+		Check: as,
+		Tell:  []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
 	})
 	if err != nil {
 		return err

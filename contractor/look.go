@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -190,7 +191,11 @@ func (l *look) replica(name string) (r mlaas.Replica, ok bool) {
 // done reports whether chief and workers have all ended well.
 func (l *look) done() (sight, bool) {
 	n := 0
-	for _, name := range l.names() {
+	names := l.names()
+	if len(names) == 0 { // its attempt gave back what it held; the records of an attempt are written all at once
+		names = slices.DeleteFunc(slices.Sorted(maps.Keys(l.replicas)), func(name string) bool { _, ok := l.replica(name); return !ok })
+	}
+	for _, name := range names {
 		r, ok := l.replica(name)
 		if role, _, _ := mlaas.SplitReplica(name); role != mlaas.Chief && role != mlaas.Worker {
 			continue
