@@ -106,7 +106,7 @@ func (b *Booster) init() {
 		b.begun = make(chan struct{})
 		b.poke = make(chan struct{}, 1)
 		b.place = newPlace(b.Cluster, b.Executor)
-		b.inform.cells = map[mlaas.Fence]*cell{}
+		b.inform.cells, b.inform.sights = map[mlaas.Fence]*cell{}, map[sight]time.Time{}
 		b.hooks = b.webhooks()
 		b.monitor = newMonitor(b)
 	})
@@ -287,8 +287,7 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 		for _, f := range there { // the attempt before had more
 			if r := f.Value; r.Epoch < m.Epoch && !r.Status.Final() {
 				leave(r)
-				r.Status, r.Reason, r.Ended = mlaas.ReplicaStopped, "the next attempt has fewer replicas", &now
-				happened(&r, now, r.Reason)
+				moveAt(&r, mlaas.ReplicaStopped, "the next attempt has fewer replicas", now)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, f.Rev))
 			}
 		}
@@ -411,7 +410,7 @@ func (b *Booster) dismiss(ctx context.Context, r mlaas.Replica, grace time.Durat
 		}
 		return grace + patience, nil
 	}
-	if c != nil && c.delivering(b.Now()) && b.Now().Sub(since(r, mlaas.ReplicaStopping)) < delivery {
+	if c != nil && b.monitor.delivering(c) && b.inform.seen(r.Fence, mlaas.ReplicaStopping) < delivery {
 		return patience / 2, nil // its program has ended; what it said last is on its way
 	}
 	return 0, b.end(ctx, r, reason)
@@ -438,16 +437,6 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 		c.drained(ctx) // what it said before its end still counts
 	}
 	return to(mlaas.ReplicaStopped)
-}
-
-// since is when r came to status s in this attempt; the zero time if it did not.
-func since(r mlaas.Replica, s mlaas.ReplicaStatus) time.Time {
-	for _, e := range r.History {
-		if e.Epoch == r.Epoch && e.Status == s {
-			return e.Time
-		}
-	}
-	return time.Time{}
 }
 
 // sentence is an error without the word of its kind, which is for machines.
