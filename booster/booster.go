@@ -70,6 +70,7 @@ type Booster struct {
 	place   *place
 	monitor *Monitor
 	inform  informer
+	others  neighbours
 	hooks   *http.Client
 }
 
@@ -140,6 +141,7 @@ func (b *Booster) Run(ctx context.Context) error {
 	work.Go(func() error { return b.monitor.append(ctx) })
 	work.Go(func() error { return b.monitor.fenceOff(ctx) })
 	work.Go(func() error { return b.follow(ctx) })
+	work.Go(func() error { return b.others.watch(ctx, b.DB, b.Log) })
 	err := work.Wait()
 	b.tasks.close()
 	return err
@@ -212,7 +214,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
 		within, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		if err := b.place.Stop(within, r.Fence); err != nil {
+		if err := b.place.stop(within, r.Fence); err != nil {
 			b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 		}
 		return ctx.Err()
@@ -328,7 +330,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	if role == nil {
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
 	} else {
-		err = b.place.Start(ctx, Spec{
+		err = b.place.start(ctx, Spec{
 			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
@@ -336,6 +338,14 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {
 		return err
+	}
+	if _, ok := errors.AsType[away](err); ok { // it is asked again when it answers, or given up with the cluster
+		b.Log.Warn("a replica cannot be started yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+		_, err = b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
+			b.waits(r, mlaas.ReplicaCreating, b.Cluster+" cannot be asked for it: "+sentence(err))
+			return store.Batch{}
+		})
+		return known(err)
 	}
 	b.Log.Warn("a replica could not be started", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 	status := mlaas.ReplicaLost
@@ -381,6 +391,10 @@ func (b *Booster) replicasUnwanted(ctx context.Context, m mlaas.ReplicasUnwanted
 	}
 	err = b.each(ctx, live, func(ctx context.Context, r mlaas.Replica) error {
 		wait, err := b.dismiss(ctx, r, m.Grace.Duration(), m.Reason)
+		if _, ok := errors.AsType[away](err); ok {
+			b.Log.Warn("a replica cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+			wait, err = patience, nil // no fault of the message
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		again = max(again, wait)
@@ -429,7 +443,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if err := to(mlaas.ReplicaStopping); err != nil {
 		return err
 	}
-	if err := b.place.Stop(ctx, r.Fence); err != nil {
+	if err := b.place.stop(ctx, r.Fence); err != nil {
 		return fmt.Errorf("end %s: %w", r.Fence, err)
 	}
 	failpoint.Hit("booster.stop.after")

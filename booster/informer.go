@@ -323,7 +323,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := b.place.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.place.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})

@@ -58,7 +58,7 @@ func (b *Booster) compare(ctx context.Context) error {
 	up := p.synced
 	p.mu.Unlock()
 	if !up {
-		return nil // it is being called
+		return b.giveUp(ctx) // it is being called
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
@@ -142,7 +142,7 @@ func (b *Booster) clear(ctx context.Context, f mlaas.Fence) error {
 		}
 	}
 	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
-	err = b.place.Stop(ctx, f)
+	err = b.place.stop(ctx, f)
 	if err == nil {
 		b.inform.forget(f)
 	}
