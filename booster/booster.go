@@ -38,7 +38,7 @@ import (
 type Booster struct {
 	DB     store.Driver
 	Blob   blob.Driver
-	Series *series.Store
+	Series Series
 
 	Cluster  string   // its name
 	Executor Executor // what runs its replicas
@@ -72,6 +72,13 @@ type Booster struct {
 	inform  informer
 	others  neighbours
 	hooks   *http.Client
+}
+
+// A Series is what a booster needs of what replicas say: *series.Store has it.
+type Series interface {
+	Append(ctx context.Context, batches ...series.Batch) error
+	Durable(fence mlaas.Fence) (log, metric int64)
+	Lines(ctx context.Context, q series.LineQuery) ([]series.Line, error)
 }
 
 const (
