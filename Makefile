@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 
-.PHONY: help build demo up down test check lint unit python e2e e2e-routes torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help build demo up down test check lint unit python e2e e2e-routes simulate torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ python: bin/pytest/.done ## tests of the Python package
 
 e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
+
+SEEDS ?= 1000
+simulate: ## SEEDS lives of a platform in which everything goes wrong that may
+	$(GO) test ./e2e/bubble -count=1 -timeout 60m -run '^TestSimulate' -seed $${SEED:-$$(date +%s)} -seeds $(SEEDS)
 
 torture-short: ## kill -9 at every commit and acknowledgement, then count what was lost
 	@mkdir -p bin
