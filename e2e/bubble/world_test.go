@@ -130,7 +130,7 @@ func newWorld(t *testing.T, broken breakage) (w *world, end func()) {
 // scratch is a folder in memory where there is one: a simulation has its own
 // ways to lose what is on disk.
 func scratch(t *testing.T) string {
-	if dir, err := os.MkdirTemp("/dev/shm", "mlaas-*"); err == nil {
+	if dir, err := os.MkdirTemp("/dev/shm", "mlaas-*"); err == nil { //nolint:usetesting // t.TempDir is on a disk
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		return dir
 	}
