@@ -35,9 +35,9 @@ func inWorld(t *testing.T, f func(w *world)) {
 	})
 }
 
-// saves is a program that runs for an hour and saves its work every minute.
+// saves is a program that runs for 15 minutes and saves its work every minute.
 func saves(mlaas.Fence) scripted.Script {
-	return scripted.Script{Steps: 360, Every: 10 * time.Second, Save: 6}
+	return scripted.Script{Steps: 90, Every: 10 * time.Second, Save: 6}
 }
 
 // is waits until everybody has done what there was to do, and wants a run to be
@@ -113,7 +113,7 @@ func TestLongOutage(t *testing.T) {
 				if left := w.alive(w.spots[2]); len(left) > 0 {
 					t.Errorf("30 s after the cluster came back there are still %v", left)
 				}
-				time.Sleep(time.Hour)
+				time.Sleep(15 * time.Minute)
 				if s = w.is("run", mlaas.Succeeded, 2, s.Allocation.Cluster); s.Restarts.Infrastructure != 1 || len(s.Attempts) != 2 || old.Epoch != 1 {
 					t.Errorf("it ended as %+v", s)
 				}
@@ -129,10 +129,10 @@ func TestAPIAway(t *testing.T) {
 		w.ask("run", `{"roles": {"worker": {"replicas": 2}}}`, saves)
 		time.Sleep(time.Minute)
 		w.spots[2].set(silent, open)
-		time.Sleep(20 * time.Minute)
+		time.Sleep(10 * time.Minute)
 		w.is("run", mlaas.Running, 1, "north")
 		w.spots[2].set(open, open)
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		w.is("run", mlaas.Succeeded, 1, "north")
 	})
 }
@@ -146,7 +146,7 @@ func TestAllAway(t *testing.T) {
 		w.spots[2].set(silent, silent)
 		time.Sleep(5 * time.Second)
 		w.spots[0].set(refused, refused)
-		time.Sleep(20 * time.Minute)
+		time.Sleep(5 * time.Minute)
 		w.is("run", mlaas.Running, 1, "north")
 		for _, name := range []string{"east", "north"} {
 			c, _, err := store.Clusters(w.book).Get(w.ctx, "", name)
@@ -163,7 +163,7 @@ func TestAllAway(t *testing.T) {
 	})
 }
 
-// A booster that is away for an hour is not a cluster that is.
+// A booster that is away for 12 minutes is not a cluster that is.
 func TestNobodyServes(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.ask("run", `{"roles": {"worker": {"replicas": 2}}}`, saves)
@@ -171,13 +171,13 @@ func TestNobodyServes(t *testing.T) {
 		for _, name := range []string{"booster1", "booster2"} {
 			w.server(name).kill()
 		}
-		time.Sleep(50 * time.Minute)
+		time.Sleep(12 * time.Minute)
 		w.is("run", mlaas.Running, 1, "north")
 		w.server("booster1").start()
-		time.Sleep(30 * time.Minute)
+		time.Sleep(10 * time.Minute)
 		s := w.is("run", mlaas.Succeeded, 1, "north")
 		w.heard("run", s, nil)
-		if n := len(w.said[mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: "run", Epoch: 1, Replica: "worker-0", Incarnation: 1}]); n != 360 {
+		if n := len(w.said[mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: "run", Epoch: 1, Replica: "worker-0", Incarnation: 1}]); n != 90 {
 			t.Errorf("it made %d steps", n)
 		}
 	})

@@ -480,6 +480,9 @@ func writes(b store.Batch, kind string) bool {
 // TestSimulateFinds breaks the platform, one thing at a time, and asks that the
 // simulation sees it: a check that cannot fail shows nothing.
 func TestSimulateFinds(t *testing.T) {
+	if racing {
+		t.Skip("hundreds of lives, of code that TestSimulate shows to the race detector")
+	}
 	const within = 150 // seeds
 	for _, tt := range []struct {
 		name  string
