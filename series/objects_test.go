@@ -323,7 +323,7 @@ func TestGather(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if n := quick.Load(); n < 14 || n > 16 {
+		if n := quick.Load(); n < 14 { // more may join before it goes
 			t.Errorf("%d of much are quick", n)
 		}
 		// Who gives up while it gathers leaves nothing behind, and nobody waits.
