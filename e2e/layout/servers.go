@@ -69,7 +69,7 @@ func (p *Platform) Password() (string, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		text = []byte(rand.Text())
-		err = os.WriteFile(path, text, 0o600)
+		err = writeThrough(path, string(text))
 	}
 	return string(text), err
 }
@@ -166,7 +166,22 @@ func configure(path string, settings [][2]string) error {
 	for _, s := range settings {
 		fmt.Fprintf(&text, "%s %s\n", s[0], s[1])
 	}
-	return os.WriteFile(path, []byte(text.String()), 0o600)
+	return writeThrough(path, text.String())
+}
+
+// writeThrough writes a file that is whole also after a power loss, as all that
+// a server is started with must be.
+func writeThrough(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close(), dir.Sync(), dir.Close())
 }
 
 // s3 starts the blobs, and returns their URL as the services see it.

@@ -36,6 +36,7 @@ const (
 	pointsListen   = 8 * time.Second
 	pointsPatience = 12 * time.Second
 	leaseTime      = 14 * time.Second
+	shortPoints    = 4 // of each kind of process, where time is short and leases cost it
 )
 
 func leaseTimeOf(s *Stage) time.Duration {
@@ -69,7 +70,8 @@ func (f *Points) Inject(ctx context.Context, s *Stage) error {
 }
 
 // Meanwhile crashes each process at each of its points; where two are of one
-// kind, they share them.
+// kind, they share them. Nobody may miss a point that was passed before where
+// there is one process.
 func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 	var all sync.WaitGroup
 	var mu sync.Mutex // of s.points
@@ -89,17 +91,28 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 		found += len(points)
 		if s.Short { // what another layout was crashed at is the same code
 			points = slices.DeleteFunc(points, func(p string) bool { return s.Known[p] })
+			random := rand.New(rand.NewPCG(s.Random.Uint64(), 1))
+			random.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
+			if s.Kind != layout.One {
+				points = points[:min(len(points), shortPoints)]
+			}
 		}
 		for i, p := range twins {
 			random := rand.New(rand.NewPCG(s.Random.Uint64(), 0))
+			if s.Kind != layout.One {
+				all.Wait() // where two crash all the time, neither gets anywhere: one after the other
+			}
 			all.Go(func() {
 				for n := i; n < len(points) && ctx.Err() == nil; n += len(twins) {
 					err := f.crash(ctx, p, points[n], 1+random.IntN(3), pointsPatience+leaseTimeOf(s))
 					mu.Lock()
-					if err == nil {
+					switch {
+					case err == nil:
 						s.points[kind+" "+points[n]]++
-					} else {
+					case s.Kind == layout.One:
 						tally.illegal("%v", err)
+					default: // which of several does the work is for their leases to say
+						s.did("  %v", err)
 					}
 					mu.Unlock()
 				}
@@ -107,6 +120,9 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 		}
 	}
 	all.Wait()
+	if crashed := len(s.points); ctx.Err() == nil && crashed == 0 {
+		tally.illegal("nothing crashed at any of %d failpoints", found)
+	}
 	if found < 6 {
 		tally.illegal("only %d failpoints were passed: is %s built with -tags failpoints?", found, s.Failpoints)
 	}
