@@ -135,13 +135,27 @@ type connKey struct{}
 // not take: else each one that reads nothing costs megabytes, and it takes long
 // until that is seen.
 func narrow(ctx context.Context) {
+	if t := connOf(ctx); t != nil {
+		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
+	}
+}
+
+// abandon has the kernel forget what it holds for a client, instead of sending
+// on for minutes to one that takes nothing.
+func abandon(ctx context.Context) {
+	if t := connOf(ctx); t != nil {
+		_ = t.SetLinger(0) // the same
+	}
+}
+
+// connOf is the connection of a request; nil where it is none of TCP.
+func connOf(ctx context.Context) *net.TCPConn {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
 		c = t.NetConn()
 	}
-	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetWriteBuffer(64 << 10) // without it, it works as well
-	}
+	t, _ := c.(*net.TCPConn)
+	return t
 }
 
 // Counts are what management did.

@@ -67,7 +67,8 @@ const (
 	maxTopics   = 64              // of one connection
 	maxTail     = 2000            // lines
 	linesAtOnce = 200
-	shownPoints = 50_000 // of a snapshot, shared by the curves
+	eventBytes  = 32 << 10 // of lines in an event, about
+	shownPoints = 50_000   // of a snapshot, shared by the curves
 )
 
 type streamIn struct {
@@ -103,9 +104,14 @@ func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn
 	c.SetReadLimit(64 << 10)
 	s, ctx := m.newStreamer(r.Context())
 	s.write = func(data []byte) error {
-		ctx, done := context.WithTimeout(ctx, writeWithin)
+		within, done := context.WithCancel(ctx)
 		defer done()
-		return c.Write(ctx, websocket.MessageText, data)
+		late := time.AfterFunc(writeWithin, func() { // before the connection is closed, which Write does
+			s.drop()
+			done()
+		})
+		defer late.Stop()
+		return c.Write(within, websocket.MessageText, data)
 	}
 	s.close = func(code websocket.StatusCode, why string) { _ = c.Close(code, why) } // it is closed either way
 	var all sync.WaitGroup
@@ -264,6 +270,7 @@ type streamer struct {
 	left  <-chan struct{}
 	write func([]byte) error
 	close func(websocket.StatusCode, string)
+	drop  func() // a client that takes nothing, with what the kernel holds for it
 
 	turn sync.Mutex // held while a page is read and sent: a connection has one in memory
 
@@ -272,10 +279,14 @@ type streamer struct {
 	live map[string]*topic
 }
 
-func (m *Management) newStreamer(ctx context.Context) (*streamer, context.Context) {
-	left, leave := context.WithCancel(ctx)
-	ctx, stop := context.WithCancel(ctx)
-	return &streamer{m: m, who: auth.From(ctx), stop: stop, leave: leave, left: left.Done(), last: m.now(), live: map[string]*topic{}}, ctx
+func (m *Management) newStreamer(request context.Context) (*streamer, context.Context) {
+	left, leave := context.WithCancel(request)
+	ctx, stop := context.WithCancel(request)
+	drop := func() {
+		m.Counts.Dropped.Inc()
+		abandon(request)
+	}
+	return &streamer{m: m, who: auth.From(ctx), drop: drop, stop: stop, leave: leave, left: left.Done(), last: m.now(), live: map[string]*topic{}}, ctx
 }
 
 // attend keeps a connection alive until ctx ends, and ends it with the session
@@ -391,8 +402,8 @@ func (s *streamer) send(e StreamEvent) {
 // put writes; the caller holds mu.
 func (s *streamer) put(data []byte) {
 	if err := s.write(data); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
-			s.m.Counts.Dropped.Inc()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.drop()
 		}
 		s.stop()
 		return
@@ -714,9 +725,22 @@ func (t *topic) lines() error {
 		if err != nil || len(lines) == 0 {
 			return to, err // nothing up to there matches
 		}
+		lines = lines[:fitting(lines)]
 		at := number(lines[len(lines)-1])
 		return at, t.send("delta", at, lines)
 	})
+}
+
+// fitting is how many of lines fit into one event, at least one: an event is
+// what a client that reads nothing keeps in memory.
+func fitting(lines []series.Line) int {
+	size := 0
+	for i, l := range lines {
+		if size += len(l.Text) + 64; size > eventBytes {
+			return max(i, 1)
+		}
+	}
+	return len(lines)
 }
 
 func (t *topic) points() error {

@@ -227,8 +227,8 @@ func testModel(t *testing.T, on medium) {
 
 func compare(rt *rapid.T, s *series.Store, id mlaas.RunID, m *model) {
 	log, metric, err := s.LastCursor(rt.Context(), tenant, id)
-	if log != int64(len(m.lines)) || metric != int64(len(m.points)) {
-		rt.Fatalf("run %s: the last cursors are %d, %d, want %d, %d", id, log, metric, len(m.lines), len(m.points))
+	if err != nil || log != int64(len(m.lines)) || metric != int64(len(m.points)) {
+		rt.Fatalf("run %s: the last cursors are %d, %d, want %d, %d (%v)", id, log, metric, len(m.lines), len(m.points), err)
 	}
 	for f, at := range m.sent {
 		if log, metric := s.Durable(f); log != at[0] || metric != at[1] {

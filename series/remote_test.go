@@ -101,7 +101,7 @@ func TestRemoteFails(t *testing.T) {
 	good := series.Handler(s)
 	var whole []byte
 	for name, h := range map[string]http.HandlerFunc{
-		"another server": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", 502) },
+		"another server": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", http.StatusBadGateway) },
 		"cut off": func(w http.ResponseWriter, r *http.Request) {
 			rec := httptest.NewRecorder()
 			good.ServeHTTP(rec, r)

@@ -84,7 +84,7 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 	server := m.Server()
 	server.Handler = site(m)
 	s.Say("open  %s", first(address, s.Advertise)+link)
-	return s.serve(ctx, l, server, m.Leave, map[string]func(context.Context) error{"management": m.Run, "series": remote.Run}, nil)
+	return s.serve(ctx, l, server, m.Leave, map[string]func(context.Context) error{"management": m.Run, "series": remote.Run, "bucket": blobs.Run}, nil)
 }
 
 // info says what only this process knows.

@@ -188,7 +188,7 @@ func (p *Platform) Down(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downPatience)
 	defer cancel()
 	for _, q := range p.processes {
-		q.Signal(syscall.SIGCONT) // one that is stopped hears nothing
+		_ = q.Signal(syscall.SIGCONT) // one that is stopped hears nothing
 	}
 	var err error
 	if _, e := os.Stat(filepath.Join(p.Dir, "replicas")); e == nil {

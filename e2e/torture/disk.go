@@ -334,7 +334,7 @@ func (f *SyncFails) detach() {
 func (f *SyncFails) Heal(ctx context.Context, s *Stage) error {
 	f.detach()
 	for _, p := range s.platform.Processes() {
-		p.Signal(syscall.SIGSTOP) // one may have ended of it
+		_ = p.Signal(syscall.SIGSTOP) // one may have ended of it
 	}
 	err := s.disk.losePower(ctx)
 	for _, p := range s.platform.Processes() {

@@ -58,7 +58,7 @@ func (w *Witness) hear(conn net.Conn) {
 		return
 	}
 	w.note(run, epoch, replica, 1)
-	r.ReadByte() // the kernel ends this when the process ends
+	_, _ = r.ReadByte() // the kernel ends this when the process ends
 	w.note(run, epoch, replica, -1)
 }
 

@@ -57,6 +57,7 @@ func Run(t *testing.T, harness func(t *testing.T) Harness) {
 		{"message and records", messageCommit},
 		{"message wakes", messageWakes},
 		{"due", due},
+		{"after", after},
 		{"lease", lease},
 		{"late acknowledgement", lateAck},
 		{"retry", retry},
