@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit python e2e e2e-layouts torture torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit python e2e e2e-layouts simulate torture torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ down: ## end the platform of 'make up' and every replica
 need: ## what the tests need besides, such as redis-server
 	@.ci/need
 
-test: check python e2e torture-short ## the whole suite
+test: need check python e2e-layouts torture-short ## the whole suite
 
 check: lint unit ## lint and unit tests: before every commit
 
@@ -60,6 +60,10 @@ python: bin/pytest/.done ## tests of the Python package
 
 e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
+
+SEEDS ?= 1000
+simulate: ## SEEDS lives of a platform in which everything goes wrong that may
+	$(GO) test ./e2e/bubble -count=1 -timeout 60m -run '^TestSimulate' -seed $${SEED:-$$(date +%s)} -seeds $(SEEDS)
 
 e2e-layouts: build bin/versitygw ## the same scripts in every layout, over a real Redis and a real S3 server
 	@for layout in one three two-of-each; do echo "MLAAS_LAYOUT=$$layout"; \
@@ -90,7 +94,7 @@ fuzz: ## every fuzz target for 20 s
 	  for f in $$(grep -rhoE '^func Fuzz[A-Za-z]+' $$p/*_test.go | sed 's/func //'); do \
 	    echo "$$p $$f"; $(GO) test $$p -run xxx -fuzz "^$$f$$" -fuzztime 20s || exit 1; done; done
 
-bench: build ## what is promised about speed, beside its limit
+bench: build bin/versitygw ## what is promised about speed, beside its limit
 	$(GO) run ./bench/all -bin bin/mlaas
 
 bench-paper: build ## the paper's figure 6.1, short

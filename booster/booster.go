@@ -39,7 +39,7 @@ import (
 type Booster struct {
 	DB     store.Driver
 	Blob   blob.Driver
-	Series *series.Store
+	Series Series
 
 	Cluster  string   // its name
 	Executor Executor // what runs its replicas
@@ -74,7 +74,15 @@ type Booster struct {
 	place   *place
 	monitor *Monitor
 	inform  informer
+	others  neighbours
 	hooks   *http.Client
+}
+
+// A Series is what a booster needs of what replicas say: *series.Store has it.
+type Series interface {
+	Append(ctx context.Context, batches ...series.Batch) error
+	Durable(fence mlaas.Fence) (log, metric int64)
+	Lines(ctx context.Context, q series.LineQuery) ([]series.Line, error)
 }
 
 const (
@@ -113,7 +121,7 @@ func (b *Booster) init() {
 		b.begun = make(chan struct{})
 		b.poke = make(chan struct{}, 1)
 		b.place = newPlace(b.Cluster, b.Executor)
-		b.inform.cells = map[mlaas.Fence]*cell{}
+		b.inform.cells, b.inform.sights = map[mlaas.Fence]*cell{}, map[sight]time.Time{}
 		b.hooks = b.webhooks()
 		b.monitor = newMonitor(b)
 	})
@@ -147,6 +155,7 @@ func (b *Booster) Run(ctx context.Context) error {
 	work.Go(func() error { return b.monitor.append(ctx) })
 	work.Go(func() error { return b.monitor.fenceOff(ctx) })
 	work.Go(func() error { return b.follow(ctx) })
+	work.Go(func() error { return b.others.watch(ctx, b.DB, b.Log) })
 	err := work.Wait()
 	b.tasks.close()
 	return err
@@ -219,7 +228,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
 		within, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		if err := b.place.Stop(within, r.Fence); err != nil {
+		if err := b.place.stop(within, r.Fence); err != nil {
 			b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 		}
 		return ctx.Err()
@@ -295,8 +304,7 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 		for _, f := range there { // the attempt before had more
 			if r := f.Value; r.Epoch < m.Epoch && !r.Status.Final() {
 				leave(r)
-				r.Status, r.Reason, r.Ended = mlaas.ReplicaStopped, "the next attempt has fewer replicas", &now
-				happened(&r, now, r.Reason)
+				moveAt(&r, mlaas.ReplicaStopped, "the next attempt has fewer replicas", now)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, f.Rev))
 			}
 		}
@@ -338,7 +346,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
 	} else {
 		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
-		err = b.place.Start(within, Spec{
+		err = b.place.start(within, Spec{
 			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
@@ -347,6 +355,14 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	failpoint.Hit("booster.start.after")
 	if err == nil || ctx.Err() != nil {
 		return err
+	}
+	if _, ok := errors.AsType[away](err); ok { // it is asked again when it answers, or given up with the cluster
+		b.Log.Warn("a replica cannot be started yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+		_, err = b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {
+			b.waits(r, mlaas.ReplicaCreating, b.Cluster+" cannot be asked for it: "+sentence(err))
+			return store.Batch{}
+		})
+		return known(err)
 	}
 	b.Log.Warn("a replica could not be started", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 	status := mlaas.ReplicaLost
@@ -392,6 +408,10 @@ func (b *Booster) replicasUnwanted(ctx context.Context, m mlaas.ReplicasUnwanted
 	}
 	err = b.each(ctx, live, func(ctx context.Context, r mlaas.Replica) error {
 		wait, err := b.dismiss(ctx, r, m.Grace.Duration(), m.Reason)
+		if _, ok := errors.AsType[away](err); ok {
+			b.Log.Warn("a replica cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
+			wait, err = patience, nil // no fault of the message
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		again = max(again, wait)
@@ -401,7 +421,7 @@ func (b *Booster) replicasUnwanted(ctx context.Context, m mlaas.ReplicasUnwanted
 		return store.Batch{}, err
 	}
 	m.Grace = 0
-	return store.Batch{Tell: []store.Message{queue.TellAt(b.Now().Add(again), m)}}, nil
+	return store.Batch{Tell: []store.Message{queue.TellAfter(again, m)}}, nil
 }
 
 // dismiss ends a replica: politely if there is a grace and somebody to talk
@@ -421,7 +441,7 @@ func (b *Booster) dismiss(ctx context.Context, r mlaas.Replica, grace time.Durat
 		}
 		return grace + patience, nil
 	}
-	if c != nil && c.delivering(b.Now()) && b.Now().Sub(since(r, mlaas.ReplicaStopping)) < delivery {
+	if c != nil && b.monitor.delivering(c) && b.inform.seen(r.Fence, mlaas.ReplicaStopping) < delivery {
 		return patience / 2, nil // its program has ended; what it said last is on its way
 	}
 	return 0, b.end(ctx, r, reason)
@@ -440,7 +460,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if err := to(mlaas.ReplicaStopping); err != nil {
 		return err
 	}
-	if err := b.place.Stop(ctx, r.Fence); err != nil {
+	if err := b.place.stop(ctx, r.Fence); err != nil {
 		return fmt.Errorf("end %s: %w", r.Fence, err)
 	}
 	failpoint.Hit("booster.stop.after")
@@ -448,16 +468,6 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 		c.drained(ctx) // what it said before its end still counts
 	}
 	return to(mlaas.ReplicaStopped)
-}
-
-// since is when r came to status s in this attempt; the zero time if it did not.
-func since(r mlaas.Replica, s mlaas.ReplicaStatus) time.Time {
-	for _, e := range r.History {
-		if e.Epoch == r.Epoch && e.Status == s {
-			return e.Time
-		}
-	}
-	return time.Time{}
 }
 
 // sentence is an error without the word of its kind, which is for machines.

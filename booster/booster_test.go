@@ -463,7 +463,8 @@ func TestEnds(t *testing.T) {
 }
 
 // What cannot be, however often it is tried, fails; what another attempt may
-// mend is lost, and is not the user's fault.
+// mend is lost, and is not the user's fault; and a cluster that does not answer
+// is asked again.
 func TestNotStarted(t *testing.T) {
 	tests := []struct {
 		err    error
@@ -471,7 +472,7 @@ func TestNotStarted(t *testing.T) {
 		reason string
 	}{
 		{errors.New("the link is down"), mlaas.ReplicaLost, "it could not be started on stage: the link is down"},
-		{fmt.Errorf("no answer: %w", mlaas.ErrUnavailable), mlaas.ReplicaLost, "it could not be started on stage: no answer"},
+		{fmt.Errorf("no answer: %w", mlaas.ErrUnavailable), mlaas.ReplicaCreating, "stage cannot be asked for it: no answer"},
 		{fmt.Errorf("no room: %w", mlaas.ErrDisk), mlaas.ReplicaLost, "it could not be started on stage: no room"},
 		{mlaas.Invalid("environment.image", "no image", "x"), mlaas.ReplicaFailed, `it could not be started on stage: environment.image is "x", want no image`},
 		{fmt.Errorf("image x: %w", mlaas.ErrNotFound), mlaas.ReplicaFailed, "it could not be started on stage: image x"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -35,8 +36,28 @@ const (
 
 // An informer turns news into records.
 type informer struct {
-	mu    sync.Mutex
-	cells map[mlaas.Fence]*cell
+	mu     sync.Mutex
+	cells  map[mlaas.Fence]*cell
+	sights map[sight]time.Time
+}
+
+// A sight is a replica in a status that it should not stay in.
+type sight struct {
+	mlaas.Fence
+	status mlaas.ReplicaStatus
+}
+
+// seen is how long ago this process first saw f like this, by a clock that does
+// not jump, as those in the records may have.
+func (i *informer) seen(f mlaas.Fence, s mlaas.ReplicaStatus) time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	at, ok := i.sights[sight{f, s}]
+	if !ok {
+		at = time.Now()
+		i.sights[sight{f, s}] = at
+	}
+	return time.Since(at)
 }
 
 // A cell is what is known of a replica and not yet in its record. It is only a
@@ -49,6 +70,7 @@ type cell struct {
 	usage   *mlaas.Usage
 	reason  string
 	heard   time.Time
+	last    time.Time // the same, by a clock that does not jump
 	fresh   bool      // something other than heard is new
 	written time.Time // the record, last
 	wake    chan struct{}
@@ -77,12 +99,16 @@ func (i *informer) forget(f mlaas.Fence) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.cells, f)
+	maps.DeleteFunc(i.sights, func(s sight, _ time.Time) bool { return s.Fence == f })
 }
 
 // note changes what is known. What is fresh is written soon.
 func (c *cell) note(now time.Time, fresh bool, edit func()) {
 	c.mu.Lock()
-	c.heard = now
+	c.heard, c.last = now, time.Now()
+	if now.Before(c.written) {
+		c.written = time.Time{} // the clock went back
+	}
 	if edit != nil {
 		edit()
 	}
@@ -246,12 +272,33 @@ func moveAt(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string, at time.Time
 	if !s.After(r.Status) {
 		return false
 	}
+	at = moment(*r, at)
 	r.Status, r.Reason = s, short(reason)
 	if s.Final() {
 		r.Ended = &at
 	}
 	happened(r, at, r.Reason)
 	return true
+}
+
+// moment is at, or the last moment of the attempt that r tells of where that is
+// later: the clocks of several boosters differ, and any may jump, but nothing
+// takes less than no time.
+func moment(r mlaas.Replica, at time.Time) time.Time {
+	if r.Asked.After(at) {
+		at = r.Asked
+	}
+	for _, t := range []*time.Time{r.Ready, r.Started} {
+		if t != nil && t.After(at) {
+			at = *t
+		}
+	}
+	for _, e := range r.History {
+		if e.Epoch == r.Epoch && e.Time.After(at) {
+			at = e.Time
+		}
+	}
+	return at
 }
 
 // happened adds an entry to the history of r.
@@ -277,7 +324,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := b.place.Stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.place.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
@@ -374,6 +421,7 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if now := b.Now().UTC(); p.At.IsZero() || at.After(now) || at.Before(r.Asked) {
 		at = now // its clock is not ours
 	}
+	at = moment(*r, at)
 	if p.Program && !r.Program {
 		r.Program, r.Started = true, &at
 	}

@@ -41,14 +41,19 @@ type Monitor struct {
 	b      *Booster
 	frames chan piece
 	room   *semaphore.Weighted
+	born   time.Time
 
 	mu    sync.Mutex
 	lines map[mlaas.RunID]map[mlaas.Fence]*conn
 }
 
 func newMonitor(b *Booster) *Monitor {
-	return &Monitor{b: b, frames: make(chan piece, gatherFrames), room: semaphore.NewWeighted(inFlight), lines: map[mlaas.RunID]map[mlaas.Fence]*conn{}}
+	return &Monitor{b: b, frames: make(chan piece, gatherFrames), room: semaphore.NewWeighted(inFlight), born: time.Now(), lines: map[mlaas.RunID]map[mlaas.Fence]*conn{}}
 }
+
+// clock is nanoseconds that only go forward: nothing is decided by how long
+// somebody is silent on a clock that may jump. It is never 0.
+func (m *Monitor) clock() int64 { return int64(time.Since(m.born)) + 1 }
 
 // A conn is one line that a supervisor keeps to us.
 type conn struct {
@@ -58,8 +63,8 @@ type conn struct {
 	end   context.CancelCauseFunc
 	done  chan struct{} // closed when all that was received is in the records
 
-	heard atomic.Int64 // Unix nanoseconds
-	frame atomic.Int64 // the same, of the last frame
+	heard atomic.Int64 // when, as Monitor.clock tells it
+	frame atomic.Int64 // the same, of the last frame; 0: there was none
 
 	mu      sync.Mutex
 	out     []mlaas.Down
@@ -88,10 +93,11 @@ func (c *conn) tell(m mlaas.Down) {
 
 // delivering reports whether the program was told to end and what it said last
 // is still on its way.
-func (c *conn) delivering(now time.Time) bool {
+func (m *Monitor) delivering(c *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.phase.Status == mlaas.ReplicaStopping && now.Sub(time.Unix(0, c.frame.Load())) < onTheWay
+	last := c.frame.Load()
+	return c.phase.Status == mlaas.ReplicaStopping && last > 0 && time.Duration(m.clock()-last) < onTheWay
 }
 
 // drained waits until the line has ended and all it brought is in the records,
@@ -242,7 +248,7 @@ func (m *Monitor) admit(ctx context.Context, f mlaas.Fence) (_ mlaas.Replica, er
 	if r.Fence != f {
 		return r, fmt.Errorf("%s was replaced by %s: %w", f, r.Fence, mlaas.ErrStale)
 	}
-	if over := r.Ended; state.State.Final() && over != nil && m.b.Now().Sub(*over) >= lastWords {
+	if over := r.Ended; state.State.Final() && over != nil && (m.b.Now().Before(*over) || m.b.Now().Sub(*over) >= lastWords) { // the clock that wrote it may be ahead
 		return r, fmt.Errorf("run %s is over: %w", f.Run, mlaas.ErrStale)
 	}
 	return r, nil
@@ -353,15 +359,16 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	}
 	c := &conn{fence: fence, line: line, done: make(chan struct{}),
 		acks: map[string]int64{}, wake: make(chan struct{}, 1), phase: h.Phase}
-	c.heard.Store(m.b.Now().UnixNano())
+	c.heard.Store(m.clock())
 	return c, h, nil
 }
 
 // learn reads the rules of the run, once for a replica.
 func (m *Monitor) learn(ctx context.Context, c *conn) error {
 	c.cell.mu.Lock()
-	defer c.cell.mu.Unlock()
-	if c.cell.rules != nil {
+	known := c.cell.rules != nil
+	c.cell.mu.Unlock()
+	if known {
 		return nil
 	}
 	run, _, err := store.Runs(m.b.DB).Get(ctx, c.fence.Tenant, string(c.fence.Run))
@@ -369,7 +376,11 @@ func (m *Monitor) learn(ctx context.Context, c *conn) error {
 		return err
 	}
 	role, _, _ := mlaas.SplitReplica(c.fence.Replica)
-	c.cell.rules = m.b.watching(run, role)
+	c.cell.mu.Lock()
+	defer c.cell.mu.Unlock()
+	if c.cell.rules == nil { // a line that broke may have been as far
+		c.cell.rules = m.b.watching(run, role)
+	}
 	return nil
 }
 
@@ -405,7 +416,7 @@ func (m *Monitor) hear(ctx context.Context, c *conn, made chan<- mlaas.Checkpoin
 			return err
 		}
 		now := m.b.Now()
-		c.heard.Store(now.UnixNano())
+		c.heard.Store(m.clock())
 		switch {
 		case up.Frame != nil:
 			err = m.frame(ctx, c, *up.Frame)
@@ -484,7 +495,7 @@ func (m *Monitor) frame(ctx context.Context, c *conn, f mlaas.Frame) error {
 		return context.Cause(ctx)
 	}
 	now := m.b.Now()
-	c.frame.Store(now.UnixNano())
+	c.frame.Store(m.clock())
 	// What comes again was counted before.
 	skip := min(max(c.next[f.Stream]-f.First, 0), int64(len(f.Lines)+len(f.Points)))
 	c.next[f.Stream] = max(c.next[f.Stream], p.last()+1)
@@ -603,7 +614,8 @@ func (m *Monitor) tend(ctx context.Context, c *conn) error {
 	defer timer.Stop()
 	for {
 		now := m.b.Now()
-		if quiet := now.Sub(time.Unix(0, c.heard.Load())); quiet >= silence {
+		quiet := time.Duration(m.clock() - c.heard.Load())
+		if quiet >= silence {
 			return fmt.Errorf("nothing was heard of %s for %s: %w", c.fence, quiet, mlaas.ErrUnavailable)
 		}
 		c.cell.mu.Lock()
@@ -616,7 +628,7 @@ func (m *Monitor) tend(ctx context.Context, c *conn) error {
 			}
 			due = c.cell.due()
 		}
-		wait := time.Unix(0, c.heard.Load()).Add(silence).Sub(now)
+		wait := silence - quiet
 		if news {
 			wait = min(wait, max(due.Sub(now), time.Millisecond))
 		}

@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"time"
@@ -20,12 +21,61 @@ type place struct {
 	seed maphash.Seed
 
 	mu     sync.Mutex
-	synced bool   // its news come
-	fault  string // why not, once that is known
+	synced bool      // its news come
+	fault  string    // why not, once that is known
+	alone  string    // why nothing is moved from it although it is away; empty: it is
+	heard  time.Time // when it answered last; at first: when we began to ask
+	away   time.Time // when we found that it does not answer; zero: it does
 }
 
 func newPlace(name string, e Executor) *place {
-	return &place{Executor: e, name: name, seed: maphash.MakeSeed()}
+	return &place{Executor: e, name: name, seed: maphash.MakeSeed(), heard: time.Now()}
+}
+
+const (
+	// probeEvery and probeWithin are how soon a cluster that says nothing is
+	// suspected: it is asked again and again, and answers in time or is away.
+	probeEvery  = 5 * time.Second
+	probeWithin = 5 * time.Second
+
+	// givenUp is how long a cluster may be away, since its last answer, until
+	// its replicas are taken for lost. An outage of 45 s costs nobody an
+	// attempt: the last answer may be probeEvery older than the outage.
+	givenUp = 45*time.Second + probeEvery
+)
+
+// probe asks the place whether it is there, until it does not answer.
+func (p *place) probe(ctx context.Context) error {
+	timer := time.NewTimer(probeEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		if _, err := p.capacity(ctx); err != nil {
+			return err
+		}
+		timer.Reset(probeEvery)
+	}
+}
+
+// capacity is what the place has, if it says so in time.
+func (p *place) capacity(ctx context.Context) (Capacity, error) {
+	within, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	asked := time.Now()
+	have, err := p.Capacity(within)
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("it does not answer within %s: %w", probeWithin, mlaas.ErrUnavailable)
+	}
+	if err == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.heard = asked
+	}
+	return have, err
 }
 
 // heardEvery is how often a cluster's record is written although nothing about
@@ -35,10 +85,12 @@ const heardEvery = 10 * time.Minute
 // follow takes the news of the place, and begins again when it comes back.
 func (b *Booster) follow(ctx context.Context) error {
 	p := b.place
-	const first, longest = time.Second, 30 * time.Second
+	const first, longest = time.Second, 10 * time.Second
 	wait := first
+	late := time.AfterFunc(givenUp, b.wake) // what is there is given up on time, also while it is being asked
+	defer late.Stop()
 	for {
-		began := b.Now()
+		began := time.Now()
 		err := b.listen(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -46,9 +98,16 @@ func (b *Booster) follow(ctx context.Context) error {
 		b.Log.Warn("a cluster is lost", "cluster", p.name, "error", err, "again", wait)
 		p.mu.Lock()
 		p.synced, p.fault = false, sentence(err)
+		if p.away.IsZero() {
+			p.away = time.Now()
+		}
+		if left := time.Until(p.heard.Add(givenUp)); left > 0 {
+			late.Reset(left)
+		}
 		p.mu.Unlock()
 		b.measure(ctx)
-		if b.Now().Sub(began) > longest {
+		b.wake()
+		if time.Since(began) > longest {
 			wait = first
 		}
 		timer := time.NewTimer(wait)
@@ -82,6 +141,7 @@ func (b *Booster) listen(ctx context.Context) error {
 			}
 		})
 	}
+	g.Go(func() error { return p.probe(ctx) })
 	g.Go(func() error {
 		err := p.Watch(ctx, news)
 		if err == nil {
@@ -97,7 +157,8 @@ func (b *Booster) listen(ctx context.Context) error {
 			case n := <-news:
 				if n.Synced {
 					p.mu.Lock()
-					p.synced, p.fault = true, ""
+					p.synced, p.fault, p.alone = true, "", ""
+					p.heard, p.away = time.Now(), time.Time{}
 					p.mu.Unlock()
 					b.measure(ctx)
 					b.wake()
@@ -117,14 +178,17 @@ func (b *Booster) listen(ctx context.Context) error {
 func (b *Booster) measure(ctx context.Context) {
 	p := b.place
 	p.mu.Lock()
-	up, fault := p.synced, p.fault
+	up, fault, alone := p.synced, p.fault, p.alone
 	p.mu.Unlock()
 	if !up && fault == "" {
 		return // it is only just being asked
 	}
-	have, err := p.Capacity(ctx)
-	if err != nil {
-		up, fault = false, sentence(err)
+	var have Capacity
+	if up {
+		var err error
+		if have, err = p.capacity(ctx); err != nil {
+			up, fault = false, sentence(err)
+		}
 	}
 	if ctx.Err() != nil {
 		return
@@ -137,7 +201,7 @@ func (b *Booster) measure(ctx context.Context) {
 			return
 		}
 		c := old
-		c.Name, c.Kind, c.Up, c.Reason = p.name, p.name, up, fault
+		c.Name, c.Kind, c.Up, c.Reason = p.name, p.name, up, alone+fault
 		if k, ok := p.Executor.(interface{ Kind() string }); ok {
 			c.Kind = k.Kind()
 		}
@@ -191,4 +255,36 @@ func (b *Booster) there(ctx context.Context) (map[mlaas.Fence]News, error) {
 			return nil, err
 		}
 	}
+}
+
+// away is an error of the cluster, not of the store: it does not answer.
+type away struct{ error }
+
+func (a away) Unwrap() error { return a.error }
+
+// answers is how long a cluster may take to start or to end a replica.
+const answers = 20 * time.Second
+
+// start and stop ask the place, and do not wait for one that is silent.
+func (p *place) start(ctx context.Context, s Spec) error {
+	return p.ask(ctx, func(ctx context.Context) error { return p.Start(ctx, s) })
+}
+
+func (p *place) stop(ctx context.Context, f mlaas.Fence) error {
+	return p.ask(ctx, func(ctx context.Context) error { return p.Stop(ctx, f) })
+}
+
+func (p *place) ask(ctx context.Context, f func(context.Context) error) error {
+	within, cancel := context.WithTimeout(ctx, answers)
+	defer cancel()
+	err := f(within)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case within.Err() != nil:
+		return away{fmt.Errorf("it does not answer within %s: %w", answers, mlaas.ErrUnavailable)}
+	case errors.Is(err, mlaas.ErrUnavailable):
+		return away{err}
+	}
+	return err
 }

@@ -64,7 +64,7 @@ func (b *Booster) compare(ctx context.Context) error {
 	up := p.synced
 	p.mu.Unlock()
 	if !up {
-		return nil // it is being called
+		return b.giveUp(ctx) // it is being called
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
@@ -113,7 +113,7 @@ func (b *Booster) mend(ctx context.Context, r mlaas.Replica, n News, there bool)
 	switch {
 	case gone || state.Epoch > r.Epoch || state.State.Final():
 		return b.end(ctx, r, "its attempt is over")
-	case r.Status == mlaas.ReplicaStopping && b.Now().Sub(since(r, mlaas.ReplicaStopping)) > grace+patience+delivery:
+	case r.Status == mlaas.ReplicaStopping && b.inform.seen(r.Fence, r.Status) > grace+patience+delivery:
 		return b.end(ctx, r, r.Reason)
 	case !active(state.State) && r.Status != mlaas.ReplicaStopping:
 		_, err := b.dismiss(ctx, r, grace, "the run is "+string(state.State)) // the message is late
@@ -143,10 +143,14 @@ func (b *Booster) clear(ctx context.Context, f mlaas.Fence) error {
 		if !r.Status.Final() {
 			return nil
 		}
-		if r.Ended != nil && b.Now().Sub(*r.Ended) < delivery && b.monitor.line(f) != nil {
+		if b.monitor.line(f) != nil && b.inform.seen(f, r.Status) < delivery {
 			return nil
 		}
 	}
 	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
-	return b.place.Stop(ctx, f)
+	err = b.place.stop(ctx, f)
+	if err == nil {
+		b.inform.forget(f)
+	}
+	return err
 }

@@ -259,7 +259,7 @@ func (b *Booster) notify(ctx context.Context, n notice) (store.Batch, error) {
 	if p := pauses(); n.Try < len(p) {
 		pause := p[n.Try]
 		n.Try++
-		return store.Batch{Tell: []store.Message{queue.TellAt(b.Now().Add(pause), n)}}, nil
+		return store.Batch{Tell: []store.Message{queue.TellAfter(pause, n)}}, nil
 	}
 	b.Log.Warn("a webhook was given up", "run", n.Run, "rule", n.Rule, "error", err)
 	f := mlaas.Fence{Tenant: n.Tenant, Run: n.Run, Epoch: n.Epoch, Replica: n.Replica, Incarnation: 1}

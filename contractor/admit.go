@@ -114,7 +114,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 			return false, err
 		}
 		position++
-		if w.state.Allocation.Cluster != "" || notBefore(w.state).After(c.now()) {
+		if w.state.Allocation.Cluster != "" || pauses(w.state, c.now()) {
 			continue // its last attempt still ends, or it pauses; it keeps its place
 		}
 		d := decide(w.run.Spec, rooms)
@@ -278,11 +278,23 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err err
 	if err != nil {
 		return err
 	}
-	l := &look{c: c, now: c.now(), run: w.run, state: w.state}
+	l := &look{c: c, now: c.now(), run: w.run, state: w.state, replicas: map[string]store.Found[mlaas.Replica]{}}
+	if err := l.find(ctx); err != nil {
+		return err
+	}
+	if _, done := l.done(); done {
+		return c.settle(ctx, w.run.Tenant, w.run.ID) // its last attempt ended well after all: nothing runs again
+	}
+	var as []store.Row // what says that it did not
+	for name, r := range l.replicas {
+		if r.Value.Epoch == l.state.Epoch {
+			as = append(as, store.Replicas(c.DB).At(w.run.Tenant, store.ReplicaKey(w.run.ID, name), r.Rev))
+		}
+	}
 	st := &l.state
 	st.State = rule.To
 	st.Epoch++
-	st.Attempts = append(slices.Clone(st.Attempts), mlaas.Attempt{Epoch: st.Epoch, Cluster: d.place.cluster.Name, Resume: base.Tree, Step: base.Step, Began: l.now})
+	st.Attempts = append(slices.Clone(st.Attempts), mlaas.Attempt{Epoch: st.Epoch, Cluster: d.place.cluster.Name, Resume: base.Tree, Step: base.Step, Began: moment(l.now, *st)})
 	st.Allocation = mlaas.Allocation{
 		Cluster:   d.place.cluster.Name,
 		Requested: counts(w.run.Spec, 0),
@@ -304,8 +316,9 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err err
 	defer func() { end(err) }()
 	failpoint.Hit("contractor.place.before")
 	err = c.DB.Commit(ctx, queue.Traced(store.Batch{
-		Put:  []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
+		Put:   []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
+		Check: as,
+		Tell:  []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
 	}, trace.Of(ctx)))
 	if err != nil {
 		return err

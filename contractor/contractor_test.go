@@ -517,6 +517,68 @@ func TestDoneAfterAll(t *testing.T) {
 	}
 }
 
+// The same where nobody waited for the workers, because their cluster did not
+// answer, and the attempt has given back what it held.
+func TestDoneAfterItWasFreed(t *testing.T) {
+	for _, placing := range []bool{false, true} {
+		h := newHouse(t, open(t))
+		h.cluster("local", "4", "16Gi", 0)
+		id := h.ask("mnist", psAndTwo)
+		h.turn()
+		h.runs(id)
+		h.set(id, "ps-0", mlaas.ReplicaLost)
+		h.down("local", "it does not answer")
+		h.turn()
+		h.is(id, mlaas.Queued, "")
+		if held := h.held("local"); held != "" {
+			t.Fatalf("the ledger holds %q: the test shows nothing", held)
+		}
+		for _, name := range []string{"worker-0", "worker-1"} {
+			h.set(id, name, mlaas.ReplicaSucceeded, func(r *mlaas.Replica) { r.Cluster = "local" })
+		}
+		h.cluster("east", "4", "16Gi", 0)
+		h.time = h.time.Add(time.Minute)
+		if placing { // before anybody has looked at the run
+			h.must(h.c.admit(h.ctx(), &h.line))
+		}
+		h.turn()
+		h.is(id, mlaas.Succeeded, "every worker ended with exit code 0")
+		if s := h.state(id); s.Epoch != 1 {
+			t.Errorf("it was run again: %+v", s)
+		}
+	}
+}
+
+// The clock of the contractor that looks may be behind that of the one before,
+// or go back: nothing takes less than no time, or waits longer than it should.
+func TestClocks(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("local", "4", "16Gi", 0)
+	id := h.ask("mnist", psAndTwo)
+	h.turn()
+	h.runs(id)
+	h.time = h.time.Add(-time.Hour)
+	h.set(id, "worker-1", mlaas.ReplicaLost)
+	h.turn()
+	for _, name := range []string{"ps-0", "worker-0"} {
+		h.set(id, name, mlaas.ReplicaStopped)
+	}
+	h.turn()
+	h.is(id, mlaas.Starting, "")
+	for _, a := range h.state(id).Attempts {
+		if a.Ended != nil && a.Ended.Before(a.Began) {
+			t.Errorf("attempt %d lasted %s", a.Epoch, a.Ended.Sub(a.Began))
+		}
+	}
+	if a := h.state(id).Attempts; len(a) != 2 || a[1].Began.Before(*a[0].Ended) {
+		t.Errorf("the attempts are %+v", a)
+	}
+	h.heard()
+	h.time = h.time.Add(-time.Hour) // its wish may be lost, and its deadline is two hours away
+	h.turn()
+	h.hears("ReplicasWanted r000/2")
+}
+
 // A run that is stopped before booster heard of it ends at once, unless booster
 // begins at the same moment.
 func TestStoppedAsItStarts(t *testing.T) {

@@ -50,14 +50,8 @@ func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.Run
 	case l.state.State.Final():
 		return store.Batch{}, nil
 	}
-	if l.state.Epoch > 0 {
-		found, err := store.Replicas(c.DB).All(ctx, store.Query{Tenant: tenant, Prefix: string(id) + "/"})
-		if err != nil {
-			return store.Batch{}, err
-		}
-		for _, r := range found {
-			l.replicas[r.Value.Fence.Replica] = r
-		}
+	if err := l.find(ctx); err != nil {
+		return store.Batch{}, err
 	}
 	for {
 		s, err := l.see(ctx, fired)
@@ -78,6 +72,18 @@ func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.Run
 		l.batch.Put = append(l.batch.Put, store.RunStates(c.DB).Put(l.state, l.rev))
 	}
 	return l.batch, nil
+}
+
+// find reads the replicas of the run.
+func (l *look) find(ctx context.Context) error {
+	if l.state.Epoch == 0 {
+		return nil
+	}
+	found, err := store.Replicas(l.c.DB).All(ctx, store.Query{Tenant: l.run.Tenant, Prefix: string(l.run.ID) + "/"})
+	for _, r := range found {
+		l.replicas[r.Value.Fence.Replica] = r
+	}
+	return err
 }
 
 // A sight is what a look saw: an event, and what is to be said of it.
@@ -146,10 +152,20 @@ func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
 	default:
 		return sight{}, nil
 	}
-	if !st.Next.IsZero() && !st.Next.After(l.now) {
+	if l.overdue() {
 		return sight{event: jobengine.Overdue}, nil
 	}
 	return sight{}, nil
+}
+
+// overdue reports whether the run's deadline has come. One further ahead than
+// any is set was set by a clock that was ahead, or ours went back.
+func (l *look) overdue() bool {
+	next := l.state.Next
+	if l.state.State == mlaas.Running || next.IsZero() {
+		return !next.IsZero() && !next.After(l.now)
+	}
+	return !next.After(l.now) || next.Sub(l.now) > codeengine.Grace(l.run.Spec).Duration()+askAgain
 }
 
 // names are the replicas that the run was granted, in the order of their roles.
@@ -166,14 +182,20 @@ func (l *look) names() []string {
 // replica is what is known of a replica in this attempt; ok is false while
 // booster has not heard of the attempt.
 func (l *look) replica(name string) (r mlaas.Replica, ok bool) {
-	f, ok := l.replicas[name]
-	return f.Value, ok && f.Value.Epoch == l.state.Epoch
+	if r := l.replicas[name].Value; r.Epoch == l.state.Epoch {
+		return r, r.Epoch > 0
+	}
+	return mlaas.Replica{}, false
 }
 
 // done reports whether chief and workers have all ended well.
 func (l *look) done() (sight, bool) {
 	n := 0
-	for _, name := range l.names() {
+	names := l.names()
+	if len(names) == 0 { // its attempt gave back what it held; the records of an attempt are written all at once
+		names = slices.DeleteFunc(slices.Sorted(maps.Keys(l.replicas)), func(name string) bool { _, ok := l.replica(name); return !ok })
+	}
+	for _, name := range names {
 		r, ok := l.replica(name)
 		if role, _, _ := mlaas.SplitReplica(name); role != mlaas.Chief && role != mlaas.Worker {
 			continue
@@ -518,7 +540,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		if err := l.free(ctx); err != nil {
 			return err
 		}
-		st.Ended = &l.now
+		st.Ended = new(moment(l.now, *st))
 		st.Next = time.Time{}
 		st.Reason = l.outcome(s.why)
 	default:
@@ -587,7 +609,7 @@ func (l *look) began() time.Time { return l.attempt().Began }
 // end writes why the newest attempt is over, unless that is known.
 func (l *look) end(why string) {
 	if n := len(l.state.Attempts); n > 0 && l.state.Attempts[n-1].Ended == nil {
-		l.state.Attempts[n-1].Ended = &l.now
+		l.state.Attempts[n-1].Ended = new(moment(l.now, l.state))
 		l.state.Attempts[n-1].Reason = why
 	}
 }
@@ -597,11 +619,14 @@ func (l *look) started() {
 	if l.state.Started != nil {
 		return
 	}
-	first := l.now
+	first := moment(l.now, l.state)
 	for _, name := range l.names() {
 		if r, ok := l.replica(name); ok && r.Started != nil && r.Started.Before(first) {
 			first = *r.Started
 		}
+	}
+	if first.Before(l.state.Queued) {
+		first = l.state.Queued // a booster's clock is behind ours
 	}
 	l.state.Started = &first
 }
@@ -647,6 +672,37 @@ func notBefore(st mlaas.RunState) time.Time {
 		return time.Time{}
 	}
 	return st.Attempts[n-1].Ended.Add(pause(st))
+}
+
+// pauses reports whether a run is not to be placed yet. A pause that seems
+// longer than any can be is over: it was begun by a clock that was ahead.
+func pauses(st mlaas.RunState, now time.Time) bool {
+	left := notBefore(st).Sub(now)
+	return left > 0 && left <= pause(st)
+}
+
+// moment is now, or the last moment that the state of a run tells of where that
+// is later: the clocks of several contractors differ, and any may jump, but
+// nothing takes less than no time.
+func moment(now time.Time, st mlaas.RunState) time.Time {
+	last := st.Queued
+	for _, t := range []*time.Time{st.Started, st.Ended} {
+		if t != nil && t.After(last) {
+			last = *t
+		}
+	}
+	if n := len(st.Attempts); n > 0 {
+		if a := st.Attempts[n-1]; a.Began.After(last) {
+			last = a.Began
+		}
+		if a := st.Attempts[n-1]; a.Ended != nil && a.Ended.After(last) {
+			last = *a.Ended
+		}
+	}
+	if last.After(now) {
+		return last
+	}
+	return now
 }
 
 func later(now, t time.Time) time.Time {

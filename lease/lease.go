@@ -49,8 +49,8 @@ type Member struct {
 	Log *slog.Logger     // nil: silent
 
 	once    sync.Once
-	writing sync.Mutex // held while a commit of this member's own record is under way
-	rev     int64      // of that record
+	writing chan struct{} // has one in it while a commit of this member's own record is under way
+	rev     int64         // of that record
 
 	mu      sync.Mutex
 	alive   time.Time // up to when what is held may be used
@@ -74,6 +74,7 @@ func (m *Member) init() {
 		if m.Log == nil {
 			m.Log = slog.New(slog.DiscardHandler)
 		}
+		m.writing = make(chan struct{}, 1)
 		m.leases, m.members, m.changed = map[string]store.Found[store.Lease]{}, map[string]sign{}, make(chan struct{})
 	})
 }
@@ -126,8 +127,8 @@ func (m *Member) sweep(ctx context.Context) {
 
 // beat writes the record of this member, with what else is to be committed.
 func (m *Member) beat(ctx context.Context, also ...func(*store.Batch)) error {
-	m.writing.Lock()
-	defer m.writing.Unlock()
+	m.writing <- struct{}{}
+	defer func() { <-m.writing }()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, lostAfter)
 	defer cancel()
@@ -159,8 +160,8 @@ func (m *Member) beat(ctx context.Context, also ...func(*store.Batch)) error {
 
 // leave says that this member is no more.
 func (m *Member) leave(ctx context.Context) {
-	m.writing.Lock()
-	defer m.writing.Unlock()
+	m.writing <- struct{}{}
+	defer func() { <-m.writing }()
 	if m.rev == 0 {
 		return
 	}
@@ -260,6 +261,21 @@ func (m *Member) Hold(ctx context.Context, name string, work func(ctx context.Co
 		}
 		m.Log.Warn("lease lost", "lease", name, "epoch", t.Epoch, "member", m.ID, "error", err)
 	}
+}
+
+// Holder says who holds the lease called name, as far as this process can
+// tell: nobody does whose holder has not been seen to live for ten seconds.
+// Until this process has seen the leases it is mlaas.ErrUnavailable.
+func (m *Member) Holder(name string) (l store.Lease, held bool, err error) {
+	m.init()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.synced {
+		return l, false, fmt.Errorf("who holds what is not known yet: %w", mlaas.ErrUnavailable)
+	}
+	l = m.leases[name].Value
+	holder, there := m.members[l.Holder]
+	return l, l.Holder != "" && there && time.Since(holder.seen) < deadAfter, nil
 }
 
 // acquire waits for the lease and takes it.

@@ -78,6 +78,7 @@ type process struct {
 	took   atomic.Int64
 	kill   func()
 	done   chan struct{}
+	member *lease.Member
 }
 
 func start(t *testing.T, db store.Driver, id string) *process {
@@ -85,6 +86,7 @@ func start(t *testing.T, db store.Driver, id string) *process {
 	p := &process{wire: &wire{Driver: db}, id: id, done: make(chan struct{})}
 	p.kill = func() { cancel(); <-p.done }
 	m := &lease.Member{DB: p.wire, ID: id, Service: "test", URL: "http://" + id, Log: slog.New(slog.DiscardHandler)}
+	p.member = m
 	go func() {
 		defer close(p.done)
 		var all sync.WaitGroup
@@ -237,6 +239,43 @@ func TestStoreAway(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			one(t, db, all...)
 		}
+	})
+}
+
+// Everybody knows who holds it, and who only did.
+func TestHolder(t *testing.T) {
+	bubble(t, func(t *testing.T, db store.Driver) {
+		a := start(t, db, "a")
+		time.Sleep(time.Second)
+		reader := &lease.Member{DB: db, ID: "reader"}
+		if _, _, err := reader.Holder("it"); !errors.Is(err, mlaas.ErrUnavailable) {
+			t.Errorf("before it runs: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = reader.Run(ctx) }()
+		is := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			l, held, err := reader.Holder("it")
+			if err != nil || held != (want != "") || held && l.URL != "http://"+want {
+				t.Errorf("the holder is %+v, %v, %v, want %q", l, held, err, want)
+			}
+		}
+		time.Sleep(time.Minute)
+		is("a")
+		if _, held, _ := reader.Holder("other"); held {
+			t.Error("nobody holds the other")
+		}
+		a.set(true) // it dies without a word, and nobody takes it
+		time.Sleep(9 * time.Second)
+		time.Sleep(4 * time.Second)
+		is("")
+		b := start(t, db, "b")
+		time.Sleep(15 * time.Second)
+		is("b")
+		b.kill()
+		is("")
 	})
 }
 

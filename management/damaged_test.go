@@ -42,7 +42,7 @@ func TestDamagedBytes(t *testing.T) {
 				t.Fatalf("undamaged: %d, %d bytes, %v", status, len(body), err)
 			}
 			data[size/2] ^= 4
-			if err := os.WriteFile(filepath.Join(filepath.Dir(a.Series.Dir), "blob", digest[:2], digest), data, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(a.store().Dir), "blob", digest[:2], digest), data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			status, body, err := get()

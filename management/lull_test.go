@@ -84,7 +84,7 @@ func TestFollowRidesThrough(t *testing.T) {
 		t.Fatalf("the first is %+v", e)
 	}
 	plain := a.follow("/api/run/" + run + "/log?follow=true")
-	const n = 6
+	const n = 4
 	for i := range int64(n) {
 		f := mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: mlaas.RunID(run), Epoch: 1, Replica: "worker-0", Incarnation: 1}
 		text := fmt.Sprint(i + 1)

@@ -167,10 +167,15 @@ func (h *hearing) giveBack(work context.Context, claim store.Claim) {
 // do calls the handler until its batch is committed, or another error than a
 // conflict.
 func (h *hearing) do(ctx context.Context, claim store.Claim) error {
-	wait := time.Millisecond
+	wait, away := time.Millisecond, busyWait
 	for try := 1; ; try++ {
 		failpoint.Hit("queue.handle.before")
 		b, err := h.call(ctx, claim.Message)
+		if errors.Is(err, mlaas.ErrUnavailable) && pause(ctx, away) {
+			away = min(2*away, 5*time.Second) // no fault of the message: to give it back would bring it closer to being parked
+			try--
+			continue
+		}
 		if err != nil {
 			return err
 		}

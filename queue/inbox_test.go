@@ -192,6 +192,27 @@ func TestOnce(t *testing.T) {
 	})
 }
 
+// What a handler needs is away for longer than a message may fail: that is no
+// fault of the message, which is handled when it is back.
+func TestAway(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		back := time.Now().Add(3 * time.Minute)
+		On(b.Inbox, func(ctx context.Context, m Add) (store.Batch, error) {
+			if time.Now().Before(back) {
+				return store.Batch{}, fmt.Errorf("the records cannot be read: %w", mlaas.ErrUnavailable)
+			}
+			return add(b.db)(ctx, m)
+		})
+		b.run()
+		b.tell(Tell(Add{"a", 1}))
+		time.Sleep(3*time.Minute + 10*time.Second)
+		b.done(time.Second, 0)
+		if c := b.counter("a"); c.Sum != 1 {
+			t.Errorf("the sum is %d", c.Sum)
+		}
+	})
+}
+
 // A message that cannot be handled is parked, and delays nobody.
 func TestPoison(t *testing.T) {
 	tests := []struct {

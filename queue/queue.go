@@ -35,10 +35,10 @@ func Tell[M Message](m M) store.Message {
 	return store.Message{To: m.To(), Subject: subject[M](), Key: m.Key(), Body: body}
 }
 
-// TellAt is the message m, not to be heard before due.
-func TellAt[M Message](due time.Time, m M) store.Message {
+// TellAfter is the message m, to be heard a while after it is committed.
+func TellAfter[M Message](wait time.Duration, m M) store.Message {
 	msg := Tell(m)
-	msg.Due = due
+	msg.After = wait
 	return msg
 }
 

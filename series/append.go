@@ -41,7 +41,7 @@ func (s *Store) Append(ctx context.Context, batches ...Batch) error {
 		if n := len(req.held); n > 0 && req.held[n-1].key == p.key {
 			continue
 		}
-		r, release, err := s.find(p.key)
+		r, release, err := s.find(ctx, p.key, toAppend, p.fence.Epoch)
 		if err != nil {
 			p.err = err
 			req.err = errors.Join(req.err, err)
@@ -64,7 +64,7 @@ func (s *Store) Append(ctx context.Context, batches ...Batch) error {
 func (s *Store) room(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		behind := len(s.full) > maxFull
+		behind := len(s.full) > s.maxFull()
 		s.mu.Unlock()
 		if !behind {
 			return nil
@@ -196,6 +196,17 @@ type queue struct {
 	mu      sync.Mutex
 	leading bool
 	waiting []*request
+	hurry   chan struct{} // not nil: who leads gathers; closed when it is time
+	room    int64         // how much more may gather until then
+}
+
+// join puts req behind those who wait. The caller holds mu.
+func (q *queue) join(req *request) {
+	q.waiting = append(q.waiting, req)
+	if q.room -= req.weight(); q.hurry != nil && (q.room < 0 || req.empty() || req.forget != nil) {
+		close(q.hurry)
+		q.hurry = nil
+	}
 }
 
 // exclusively calls f while nobody leads.
@@ -205,7 +216,7 @@ func (q *queue) exclusively(f func()) {
 	lead := !q.leading
 	q.leading = true
 	if !lead {
-		q.waiting = append(q.waiting, req)
+		q.join(req)
 	}
 	q.mu.Unlock()
 	if !lead {
@@ -256,6 +267,10 @@ func (req *request) size() (n int) {
 	return n
 }
 
+// weight is how much of GatherBytes req takes: who sends many pieces is not to
+// wait either, however small they are.
+func (req *request) weight() int64 { return int64(req.size() + len(req.pieces)<<13) }
+
 // leave takes req out of those who wait; it is too late if someone works on it.
 func (q *queue) leave(req *request) bool {
 	q.mu.Lock()
@@ -274,7 +289,7 @@ func (s *Store) submit(ctx context.Context, req *request) error {
 	lead := !q.leading
 	q.leading = true
 	if !lead {
-		q.waiting = append(q.waiting, req)
+		q.join(req)
 	}
 	q.mu.Unlock()
 	if !lead {
@@ -290,6 +305,10 @@ func (s *Store) submit(ctx context.Context, req *request) error {
 	if !lead {
 		return req.err
 	}
+	if err := s.gather(ctx, req); err != nil {
+		q.next()
+		return errors.Join(req.err, err)
+	}
 	group := q.collect(req)
 	if err := s.commit(group); err != nil {
 		for _, r := range group {
@@ -301,6 +320,51 @@ func (s *Store) submit(ctx context.Context, req *request) error {
 	}
 	q.next()
 	return req.err
+}
+
+// gather lets others join the leader of the queue, where what is written next
+// is an object and the last one was begun just now: many small ones cost more
+// than they are worth. The first after a while goes at once.
+func (s *Store) gather(ctx context.Context, req *request) error {
+	wait := s.every() - time.Since(s.wrote)
+	if s.wrote.IsZero() || wait <= 0 || req.forget != nil || !s.news(req) {
+		return nil
+	}
+	q := &s.queue
+	q.mu.Lock()
+	q.room = s.gatherBytes() - req.weight()
+	for _, other := range q.waiting {
+		if q.room -= other.weight(); other.empty() || other.forget != nil {
+			q.room = -1
+		}
+	}
+	hurry := make(chan struct{})
+	if q.hurry = hurry; q.room < 0 {
+		q.hurry = nil
+		close(hurry)
+	}
+	q.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-hurry:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	q.hurry = nil
+	q.mu.Unlock()
+	return ctx.Err()
+}
+
+// news reports whether req has anything that is not here already.
+func (s *Store) news(req *request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(req.pieces, func(p *piece) bool {
+		r := s.runs[p.key]
+		return r != nil && p.first+p.items-1 > r.fences[tellerOf(p.fence)].of(p.kind)
+	})
 }
 
 // A plan is what a group will have changed once it is durable.
@@ -354,19 +418,16 @@ func (s *Store) commit(group []*request) error {
 	}
 	var err error
 	if g == nil {
-		if g, err = s.begin(); err != nil {
+		if g, err = s.medium.begin(); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		s.active = g
+		s.mu.Unlock()
 	}
 	failpoint.Hit("series.append.before")
-	if _, err = g.file.WriteAt(p.buffer, g.size); err == nil {
-		failpoint.Hit("series.append.between")
-		err = s.sync(g)
-	} else if g.file.Truncate(g.size) != nil {
-		s.abandon()
-	}
-	if err != nil {
-		return fmt.Errorf("append to a segment: %w", full(err))
+	if err := s.medium.write(g, p.buffer); err != nil {
+		return fmt.Errorf("append to a segment: %w", err)
 	}
 	failpoint.Hit("series.append.after")
 	s.mu.Lock()
@@ -391,36 +452,20 @@ func (s *Store) commit(group []*request) error {
 		s.changed(r.key)
 	}
 	g.size += int64(len(p.buffer))
-	s.cut = g.size
-	s.open.Add(int64(len(p.buffer)))
+	s.unsealed.Add(int64(len(p.buffer)))
 	s.appended = s.now()
-	if g.size >= s.segmentBytes() {
-		s.retire()
+	if g.size >= s.segmentBytes() || s.medium.crowded(g) {
+		s.retire(g)
 	}
 	return nil
-}
-
-// sync makes what was written to g durable. Where that fails nobody knows what
-// is on disk behind the durable end, and to try again would not tell: the file
-// is not written to any more, and the next one says where this one ends.
-func (s *Store) sync(g *segment) error {
-	err := g.file.Sync()
-	if err != nil {
-		_ = g.file.Truncate(g.size)
-		s.abandon()
-	}
-	return err
-}
-
-func (s *Store) abandon() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.retire()
 }
 
 // add plans the record of a piece, or nothing if it is here already. The
 // caller holds mu.
 func (p *plan) add(r *run, c *piece) error {
+	if r == nil || !r.ours || r.leaving {
+		return fmt.Errorf("run %s was handed over: %w", c.key.run, mlaas.ErrStale)
+	}
 	a := p.runs[r]
 	if a == nil {
 		a = &ahead{lines: r.Lines, points: r.Points, told: r.told, seqs: map[string]int64{}, fences: map[teller]marks{}, keys: map[string]struct{}{}}

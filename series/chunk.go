@@ -27,7 +27,8 @@ type lineIndex struct {
 
 type lineEntry struct {
 	offset, size int64
-	first, last  int64               // cursors
+	first, last  int64 // cursors
+	time         stretchOfTime
 	seqs         map[string][2]int64 // the first and last Seq of each replica
 }
 
@@ -45,7 +46,7 @@ type lineWriter struct {
 func (w *lineWriter) add(sp *span) {
 	end := sp.cursor + sp.n - 1
 	if len(w.raw) == 0 {
-		w.entry = lineEntry{offset: int64(w.out.Len()), first: sp.cursor, seqs: map[string][2]int64{}}
+		w.entry = lineEntry{offset: int64(w.out.Len()), first: sp.cursor, time: someTime(), seqs: map[string][2]int64{}}
 	}
 	if w.chunk.N == 0 {
 		w.chunk.First, w.chunk.Seqs = sp.cursor, map[string][2]int64{}
@@ -58,6 +59,12 @@ func (w *lineWriter) add(sp *span) {
 		at[1] = sp.seq + sp.n - 1
 		seqs[sp.fence.Replica] = at
 	}
+	at := sp.times()
+	w.entry.time.add(at)
+	if w.chunk.Times == nil {
+		w.chunk.Times = &[2]int64{at.from, at.to}
+	}
+	w.chunk.Times[0], w.chunk.Times[1] = min(w.chunk.Times[0], at.from), max(w.chunk.Times[1], at.to)
 	w.entry.last, w.chunk.Last = end, end
 	w.chunk.N += sp.n
 	w.chunk.Text += int64(len(sp.body))
@@ -88,6 +95,9 @@ func (w *lineWriter) finish() []byte {
 			b = appendInts(appendString(b, replica), at[0], at[1])
 		}
 	}
+	for _, e := range w.entries { // last, where v0.1 does not look
+		b = appendInts(b, e.time.from, e.time.to)
+	}
 	w.s.packBlock(&w.out, b)
 	w.chunk.Size = int64(w.out.Len())
 	return w.out.Bytes()
@@ -98,7 +108,7 @@ func readLineIndex(b []byte) (*lineIndex, error) {
 	n := d.uint()
 	x := &lineIndex{}
 	for range n {
-		e := lineEntry{offset: d.int(), size: d.int(), first: d.int(), last: d.int(), seqs: map[string][2]int64{}}
+		e := lineEntry{offset: d.int(), size: d.int(), first: d.int(), last: d.int(), time: anyTime(), seqs: map[string][2]int64{}}
 		for range d.int() {
 			replica := d.string()
 			e.seqs[replica] = [2]int64{d.int(), d.int()}
@@ -110,6 +120,14 @@ func readLineIndex(b []byte) (*lineIndex, error) {
 			return nil, errBroken
 		}
 		x.blocks = append(x.blocks, e)
+	}
+	if len(d.b) > 0 { // v0.1 wrote no times
+		for i := range x.blocks {
+			x.blocks[i].time = stretchOfTime{d.int(), d.int()}
+		}
+	}
+	if d.bad {
+		return nil, errBroken
 	}
 	return x, nil
 }

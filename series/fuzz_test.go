@@ -2,6 +2,7 @@ package series
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 	"time"
 
@@ -103,5 +104,20 @@ func TestRecordInRecord(t *testing.T) {
 	scan(data, func(_ int, payload []byte, _ int) { found = append(found, payload) }, func(int, int) {})
 	if len(found) != 1 || !bytes.HasPrefix(found[0], []byte("text ")) {
 		t.Errorf("found are %q", found)
+	}
+}
+
+// The index of a chunk that v0.1 wrote has no times, and all of it may be asked
+// for.
+func TestOldLineIndex(t *testing.T) {
+	old := binary.AppendUvarint(nil, 1)
+	old = appendInts(appendString(appendInts(old, 0, 100, 1, 9, 1), "worker-0"), 1, 9)
+	x, err := readLineIndex(old)
+	if err != nil || len(x.blocks) != 1 || x.blocks[0].last != 9 || x.blocks[0].seqs["worker-0"] != [2]int64{1, 9} {
+		t.Fatalf("it is %+v, %v", x, err)
+	}
+	q := LineQuery{Since: time.Unix(1, 0), Until: time.Unix(2, 0)}
+	if !q.meets(x.blocks[0].time) {
+		t.Error("a block without times is passed over")
 	}
 }

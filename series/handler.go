@@ -1,6 +1,7 @@
 package series
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -48,10 +49,7 @@ func Handler(s *Store) http.Handler {
 		return reply(w, keys, err)
 	})
 	handle("GET /series/{tenant}/{run}/last", func(w http.ResponseWriter, r *http.Request, k key) error {
-		var out last
-		err := s.look(k, func(run *run) {
-			out.Log, out.Metric, out.Seq = run.Lines, run.Points, run.seqs[r.URL.Query().Get("replica")]
-		})
+		out, err := s.newest(r.Context(), k, r.URL.Query().Get("replica"))
 		return reply(w, out, err)
 	})
 	handle("GET /series/{tenant}/{run}/kept", func(w http.ResponseWriter, r *http.Request, k key) error {
@@ -62,7 +60,29 @@ func Handler(s *Store) http.Handler {
 	handle("DELETE /series/{tenant}/{run}", func(w http.ResponseWriter, r *http.Request, k key) error {
 		return reply(w, struct{}{}, s.Delete(r.Context(), k.tenant, k.run))
 	})
+	handle("POST /series/{tenant}/{run}/release", func(w http.ResponseWriter, r *http.Request, k key) error {
+		return reply(w, struct{}{}, s.Release(r.Context(), k.tenant, k.run))
+	})
+	handle("POST /series/{tenant}/{run}/trim", func(w http.ResponseWriter, r *http.Request, k key) error {
+		freed, err := s.trimOne(r.Context(), k, r.URL.Query().Get("lines") == "true")
+		return reply(w, freed, err)
+	})
+	handle("GET /series/blobs", func(w http.ResponseWriter, r *http.Request, _ key) error {
+		named := []mlaas.Digest{}
+		err := s.Blobs(r.Context(), func(d mlaas.Digest) error { named = append(named, d); return nil })
+		return reply(w, named, err)
+	})
+	handle("GET /series/contents", func(w http.ResponseWriter, r *http.Request, _ key) error {
+		all, err := s.contents(r.Context(), s.counts)
+		all.Used += mlaas.Bytes(s.unsealed.Load())
+		return reply(w, all, err)
+	})
 	return mux
+}
+
+func (s *Store) newest(ctx context.Context, k key, replica string) (out last, err error) {
+	err = s.look(ctx, k, toRead, func(r *run) { out = last{r.Lines, r.Points, r.seqs[replica]} })
+	return out, err
 }
 
 // last is the newest numbers of a run, and of one replica's lines.
@@ -121,6 +141,18 @@ func (a *asked) int(name string) int64 {
 	return n
 }
 
+func (a *asked) time(name string) (t time.Time) {
+	text := a.Get(name)
+	if text == "" {
+		return t
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil && a.err == nil {
+		a.err = mlaas.Invalid(name, "a time such as 2026-01-02T03:04:05Z", text)
+	}
+	return t
+}
+
 func (a *asked) step(name string) *int64 {
 	if !a.Has(name) {
 		return nil
@@ -132,6 +164,7 @@ func (a *asked) step(name string) *int64 {
 func (s *Store) serveLines(w http.ResponseWriter, r *http.Request, k key) error {
 	in := asked{Values: r.URL.Query()}
 	q := LineQuery{Tenant: k.tenant, Run: k.run, Replica: in.Get("replica"), From: in.int("from"), Limit: int(in.int("limit")), Last: int(in.int("last"))}
+	q.Since, q.Until = in.time("since"), in.time("until")
 	if in.err != nil {
 		return in.err
 	}
@@ -156,6 +189,11 @@ func (q *LineQuery) values() url.Values {
 	}
 	if q.Grep != nil {
 		v.Set("grep", q.Grep.String())
+	}
+	for name, t := range map[string]time.Time{"since": q.Since, "until": q.Until} {
+		if !t.IsZero() {
+			v.Set(name, t.Format(time.RFC3339Nano))
+		}
 	}
 	return v
 }
@@ -198,7 +236,7 @@ func (s *Store) serveChanged(w http.ResponseWriter, r *http.Request, k key) erro
 	out := http.NewResponseController(w)
 	for first := true; ; first = false {
 		changed, leave := s.Changed(k.tenant, k.run) // before it is said: what comes meanwhile is said next
-		if err := s.look(k, func(*run) {}); err != nil {
+		if err := s.look(r.Context(), k, toRead, func(*run) {}); err != nil {
 			leave()
 			if first {
 				return err

@@ -60,7 +60,7 @@ func fresh(view func(), f func(lenient bool) error) error {
 // Lines returns the lines that q asks for, oldest first. A run that is not
 // known has none.
 func (s *Store) Lines(ctx context.Context, q LineQuery) (lines []Line, err error) {
-	r, release, err := s.find(key{q.Tenant, q.Run})
+	r, release, err := s.find(ctx, key{q.Tenant, q.Run}, toRead, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -128,12 +128,12 @@ func (l *lookup) number(line *Line) int64 {
 // chunk calls f with the spans of a chunk that have what is asked for, in
 // blocks that want accepts.
 func (l *lookup) chunk(c chunk, want func(from, to int64) bool, f func(span) error) error {
-	if from, to, ok := l.numbers(c.First, c.Last, c.Seqs); !ok || !want(from, to) {
+	if from, to, ok := l.numbers(c.First, c.Last, c.Seqs); !ok || !want(from, to) || !l.q.meets(c.time()) {
 		return nil
 	}
 	err := l.s.eachLineBlock(l.ctx, c, func(e lineEntry) bool {
 		from, to, ok := l.numbers(e.first, e.last, e.seqs)
-		return ok && want(from, to)
+		return ok && want(from, to) && l.q.meets(e.time)
 	}, f)
 	return l.damaged(err)
 }
@@ -192,6 +192,7 @@ func (l *lookup) lines(sp span, f func(line *Line, matched bool) error) error {
 		matched := l.q.Grep == nil || l.q.Grep.Match(text)
 		if matched {
 			line.LogLine = rest()
+			matched = l.q.within(line.Time)
 		}
 		failed = f(&line, matched)
 		return failed == nil
@@ -206,7 +207,7 @@ func (l *lookup) forward() (lines []Line, err error) {
 		if n < next {
 			return nil
 		}
-		if n > next && l.q.Grep == nil {
+		if n > next && l.q.any() {
 			lines = append(lines, l.missing(next, n-1, line.Time))
 			next = n
 			if len(lines) == limit {
@@ -238,7 +239,7 @@ func (l *lookup) forward() (lines []Line, err error) {
 	case err != nil:
 		return nil, err
 	}
-	if next <= l.view.last && l.q.Grep == nil {
+	if next <= l.view.last && l.q.any() {
 		at := time.Time{}
 		if n := len(lines); n > 0 {
 			at = lines[n-1].Time
@@ -261,7 +262,7 @@ func (l *lookup) all(want func(from, to int64) bool, f func(span) error) error {
 			list = list[sort.Search(len(list), func(i int) bool { return want(list[i].cursor, list[i].last()) }):]
 		}
 		for _, m := range list {
-			if from, to, ok := l.numbersOf(m); !ok || !want(from, to) {
+			if from, to, ok := l.numbersOf(m); !ok || !want(from, to) || !l.q.meets(m.time) {
 				continue
 			}
 			if err := l.mention(p.seg, m, f); err != nil {
@@ -332,7 +333,7 @@ func (l *lookup) backward() ([]Line, error) {
 		return nil, err
 	}
 	slices.Reverse(found)
-	if l.q.Grep != nil {
+	if !l.q.any() {
 		return found, nil
 	}
 	// Say what is missing between them, behind them, and before them if these
@@ -364,7 +365,7 @@ func (l *lookup) backward() ([]Line, error) {
 func (l *lookup) allBackward(f func([]span) error) error {
 	for i, p := range slices.Backward(l.view.parts) {
 		for _, m := range slices.Backward(l.view.lists[i]) {
-			if _, _, ok := l.numbersOf(m); !ok {
+			if _, _, ok := l.numbersOf(m); !ok || !l.q.meets(m.time) {
 				continue
 			}
 			if err := l.mention(p.seg, m, func(sp span) error { return f([]span{sp}) }); err != nil {
@@ -373,7 +374,7 @@ func (l *lookup) allBackward(f func([]span) error) error {
 		}
 	}
 	for _, c := range slices.Backward(l.view.chunks) {
-		if _, _, ok := l.numbers(c.First, c.Last, c.Seqs); !ok {
+		if _, _, ok := l.numbers(c.First, c.Last, c.Seqs); !ok || !l.q.meets(c.time()) {
 			continue
 		}
 		x, err := indexOf(l.ctx, l.s, c, readLineIndex)
@@ -385,7 +386,7 @@ func (l *lookup) allBackward(f func([]span) error) error {
 		}
 		for _, e := range slices.Backward(x.blocks) {
 			var list []span
-			err := l.s.eachLineBlock(l.ctx, c, func(o lineEntry) bool { return o.offset == e.offset }, func(sp span) error {
+			err := l.s.eachLineBlock(l.ctx, c, func(o lineEntry) bool { return o.offset == e.offset && l.q.meets(e.time) }, func(sp span) error {
 				list = append(list, sp)
 				return nil
 			})

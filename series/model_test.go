@@ -88,19 +88,19 @@ func (m *model) curves() map[[2]string]map[int64]mlaas.Point {
 	return out
 }
 
-// TestModel does anything in any order, crashes included, and compares with
+// testModel does anything in any order, crashes included, and compares with
 // the model.
-func TestModel(t *testing.T) {
+func testModel(t *testing.T, on medium) {
 	rapid.Check(t, func(rt *rapid.T) {
-		place := newMemory()
-		config := func(dir string) *series.Store {
-			s := &series.Store{Dir: dir, Blob: place, SegmentBytes: 2000}
+		begin := func(s *series.Store) *series.Store {
 			if err := s.Open(); err != nil {
 				rt.Fatal(err)
 			}
 			return s
 		}
-		s := config(t.TempDir())
+		s := &series.Store{Blob: newMemory(), SegmentBytes: 2000}
+		on.prepare(t, s)
+		begin(s)
 		defer func() { s.Close() }()
 		models := map[mlaas.RunID]*model{"a": newModel(), "b": newModel()}
 		counter := 0
@@ -139,6 +139,22 @@ func TestModel(t *testing.T) {
 					batches = append(batches, b)
 					want = models[b.Fence.Run].append(b) && want
 				}
+				fault := "none"
+				b, faulty := s.Objects.(*bucket)
+				if faulty {
+					fault = rapid.SampledFrom([]string{"none", "none", "put fails", "its reply is lost"}).Draw(rt, "fault")
+				}
+				if fault != "none" && want { // it is sent again, perhaps to the next owner
+					b.fail("put", fault == "its reply is lost")
+					err := s.Append(t.Context(), batches...)
+					b.fail("", false)
+					if err != nil && !errors.Is(err, mlaas.ErrUnavailable) {
+						rt.Fatalf("Append where %s: %v", fault, err)
+					}
+					if rapid.Bool().Draw(rt, "crash") {
+						s = begin(on.crash(t, s))
+					}
+				}
 				err := s.Append(t.Context(), batches...)
 				if want && err != nil || !want && !errors.Is(err, mlaas.ErrConflict) {
 					rt.Fatalf("Append of %+v says %v", batches, err)
@@ -150,17 +166,26 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"reopen": func(rt *rapid.T) {
-				dir := s.Dir
 				if err := s.Close(); err != nil {
 					rt.Fatal(err)
 				}
-				s = config(dir)
+				s = begin(like(s))
 			},
 			"crash": func(rt *rapid.T) {
-				dir := t.TempDir()
-				copyStore(t, s.Dir, dir)
-				s.Close()
-				s = config(dir)
+				old := s
+				s = begin(on.crash(t, old))
+				if old.Dir != "" {
+					return
+				}
+				// One that does not know that it was replaced acknowledges
+				// nothing, and what it puts is never seen.
+				f := mlaas.Fence{Tenant: tenant, Run: runID.Draw(rt, "run"), Epoch: 1, Replica: "worker-0", Incarnation: 1}
+				at := models[f.Run].sent[f][0]
+				if err := old.Append(t.Context(), logFrame(f, at+1, "of a zombie")); !errors.Is(err, mlaas.ErrUnavailable) {
+					rt.Fatalf("a zombie's line is acknowledged: %v", err)
+				}
+				_ = old.Flush(t.Context()) // whatever it says, it changes nothing
+				old.Close()
 			},
 			"delete": func(rt *rapid.T) {
 				if rapid.IntRange(0, 3).Draw(rt, "rarely") > 0 {

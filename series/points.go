@@ -18,8 +18,8 @@ import (
 const maxAnswer = 2_000_000
 
 // Keys returns the metric names of a run, sorted.
-func (s *Store) Keys(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) ([]string, error) {
-	r, release, err := s.find(key{tenant, id})
+func (s *Store) Keys(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) ([]string, error) {
+	r, release, err := s.find(ctx, key{tenant, id}, toRead, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *Store) Keys(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) ([]
 // One answer has at most two million points or buckets, shared evenly where
 // there are very many curves.
 func (s *Store) Points(ctx context.Context, q PointQuery) (curves []Curve, err error) {
-	r, release, err := s.find(key{q.Tenant, q.Run})
+	r, release, err := s.find(ctx, key{q.Tenant, q.Run}, toRead, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +228,7 @@ func (b *blockReader) stretch(e *pointEntry) ([]point, []int64, error) {
 // 1000; at most 10,000), in the order of arrival. What is not kept any more is
 // passed over.
 func (s *Store) RunPoints(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, from int64, limit int) (points []RunPoint, err error) {
-	r, release, err := s.find(key{tenant, id})
+	r, release, err := s.find(ctx, key{tenant, id}, toRead, 0)
 	if err != nil {
 		return nil, err
 	}

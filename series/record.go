@@ -172,6 +172,25 @@ func (s *span) eachLine(f func(i int64, text []byte, rest func() mlaas.LogLine) 
 	return nil
 }
 
+// times is when the lines of a span were written.
+func (s *span) times() stretchOfTime {
+	t := someTime()
+	d := decoder{b: s.body}
+	var sec int64
+	for range s.n {
+		d.byte()
+		sec += d.int()
+		d.uint()
+		d.uint()
+		d.bytes()
+		if d.bad {
+			return anyTime()
+		}
+		t.add(stretchOfTime{sec, sec})
+	}
+	return t
+}
+
 // appendPoints is the body of a span of points, in the order in which they
 // came, and the keys in it.
 func appendPoints(b []byte, points []mlaas.Point) ([]byte, []string) {

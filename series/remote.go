@@ -19,16 +19,30 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/store"
 )
 
-// A Remote reads what runs have said from the services that append it, in
-// another process than theirs. Fill in the fields and call Run, without which
-// Changed never wakes anybody.
+// A Remote reads what runs have said in another process than those that append
+// it: it asks the one that has the shard which holds the run. Where that is on
+// objects, and nobody has the shard now, it reads records, blobs and objects
+// itself, so that what was said stays readable. Fill in the fields and call
+// Run, without which Changed never wakes anybody.
 type Remote struct {
-	// Find says where the [Handler] is that serves a run, such as
-	// "http://10.0.0.7:7070"; empty: nobody does now. It is mlaas.ErrNotFound
-	// where nobody ever did, as the run has said nothing yet.
-	Find func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (url string, err error)
+	// Serves says where the [Handler] is of who has a shard, which is named as
+	// its cluster, such as "http://10.0.0.7:7070"; empty: nobody has it now.
+	Serves func(ctx context.Context, shard string) (url string, err error)
+
+	// Where shards are on objects:
+	DB      store.Driver // where the manifests are
+	Blob    blob.Driver
+	Objects Objects // nil: each shard is in a folder of who has it
+
+	// Where they are in folders, Find says the same of the shard of a run. It
+	// is mlaas.ErrNotFound where there never was one, as the run has said
+	// nothing yet. Shards are the names of all.
+	Find   func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (url string, err error)
+	Shards func(ctx context.Context) ([]string, error)
 
 	Client *http.Client // nil: http.DefaultClient
 	Token  string       // sent as "Authorization: Bearer"
@@ -36,8 +50,10 @@ type Remote struct {
 
 	mu      sync.Mutex
 	watched map[key]*distant
-	due     []*distant    // to be attended by Run
-	kick    chan struct{} // Run: look at due
+	due     []*distant           // to be attended by Run
+	silent  map[string]time.Time // addresses that do not answer, and since when
+	kick    chan struct{}        // Run: look at due
+	past    past
 }
 
 const (
@@ -45,6 +61,7 @@ const (
 	linger     = 10 * time.Second // a watch goes on so long after nobody waits
 	maxWatched = 4096             // runs that are watched at the same time
 	deafAfter  = 3 * beatEvery    // a stream that says nothing for so long is dead
+	goneAfter  = 10 * time.Second // who does not answer for so long is gone, whatever Serves says
 	leastWait  = 200 * time.Millisecond
 	mostWait   = 5 * time.Second
 )
@@ -56,20 +73,59 @@ func (r *Remote) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// answer asks the service that serves k.
-func answer[T any](ctx context.Context, r *Remote, k key, method, what string, query url.Values, read func(io.Reader) (T, error)) (out T, err error) {
+// where says who answers for k: a service, or a store of ours that release
+// must be called for; or nobody, as the run has said nothing. What is not
+// sealed is in that store where all is asked for.
+func (r *Remote) where(ctx context.Context, k key, all bool) (at string, own *Store, release func(), err error) {
+	release = func() {}
 	if err := checkKey(k); err != nil {
+		return "", nil, nil, err
+	}
+	if r.Objects == nil {
+		at, err = r.Find(ctx, k.tenant, k.run)
+		switch {
+		case errors.Is(err, mlaas.ErrNotFound):
+			return "", nil, release, nil
+		case err != nil:
+			return "", nil, nil, fmt.Errorf("find who serves run %s: %w", k.run, err)
+		case at == "":
+			return "", nil, nil, fmt.Errorf("nobody serves run %s now: %w", k.run, mlaas.ErrUnavailable)
+		}
+		return at, nil, release, nil
+	}
+	m, rev, err := store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return "", nil, nil, unreachable(err)
+	}
+	if rev == 0 || m.Released { // anybody can say what it has said
+		own, err := r.sealed(ctx)
+		return "", own, release, err
+	}
+	at, err = r.Serves(ctx, m.Shard)
+	if err != nil {
+		return "", nil, nil, fmt.Errorf("find who has shard %s: %w", m.Shard, err)
+	}
+	switch {
+	case at == "" && all:
+		own, release, err = r.still(ctx, m.Shard, k, rev)
+	case at == "":
+		own, err = r.sealed(ctx)
+	}
+	return at, own, release, err
+}
+
+// answer asks the service that answers for k, or a store of ours.
+func answer[T any](ctx context.Context, r *Remote, k key, method, what string, query url.Values, read func(io.Reader) (T, error), own func(*Store) (T, error)) (out T, err error) {
+	at, past, release, err := r.where(ctx, k, method == "GET")
+	if err != nil {
 		return out, err
 	}
-	at, err := r.Find(ctx, k.tenant, k.run)
-	if errors.Is(err, mlaas.ErrNotFound) {
-		return out, nil
-	}
-	if err != nil {
-		return out, fmt.Errorf("find who serves run %s: %w", k.run, err)
+	defer release()
+	if past != nil {
+		return own(past)
 	}
 	if at == "" {
-		return out, fmt.Errorf("nobody serves run %s now: %w", k.run, mlaas.ErrUnavailable)
+		return out, nil
 	}
 	within, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
@@ -79,14 +135,57 @@ func answer[T any](ctx context.Context, r *Remote, k key, method, what string, q
 		out, err = read(bufio.NewReaderSize(res.Body, 64<<10))
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err()
+		return out, ctx.Err()
+	}
+	if r.gone(at, err) && r.Objects != nil && method == "GET" { // what was acknowledged is in objects, whoever lives
+		past, release, err := r.unserved(ctx, k)
+		if err != nil {
+			return out, err
+		}
+		defer release()
+		return own(past)
 	}
 	return out, err
 }
 
+// errSilent is that nobody is at an address.
+var errSilent = fmt.Errorf("nobody answers: %w", mlaas.ErrUnavailable)
+
+// gone notes whether who is at an address answers, and reports whether they
+// have not for long.
+func (r *Remote) gone(at string, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !errors.Is(err, errSilent) {
+		delete(r.silent, at)
+		return false
+	}
+	since, ok := r.silent[at]
+	if !ok {
+		if since = time.Now(); r.silent == nil {
+			r.silent = map[string]time.Time{}
+		}
+		r.silent[at] = since
+	}
+	return time.Since(since) >= goneAfter
+}
+
+// unserved is a store of ours for a run whose shard has an owner that is gone.
+func (r *Remote) unserved(ctx context.Context, k key) (*Store, func(), error) {
+	m, rev, err := store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
+	if err != nil {
+		return nil, nil, unreachable(err)
+	}
+	return r.still(ctx, m.Shard, k, rev)
+}
+
 // ask sends a request and returns an answer that is good.
 func (r *Remote) ask(ctx context.Context, method, at string, k key, what string, query url.Values) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(at, "/")+"/series/"+string(k.tenant)+"/"+string(k.run)+what, nil)
+	return r.send(ctx, method, at, string(k.tenant)+"/"+string(k.run)+what, query)
+}
+
+func (r *Remote) send(ctx context.Context, method, at, what string, query url.Values) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(at, "/")+"/series/"+what, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +199,7 @@ func (r *Remote) ask(ctx context.Context, method, at string, k key, what string,
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask who serves run %s: %w: %w", k.run, err, mlaas.ErrUnavailable)
+		return nil, fmt.Errorf("ask who has a shard: %w: %w", err, errSilent)
 	}
 	if res.StatusCode < 300 {
 		return res, nil
@@ -113,7 +212,7 @@ func (r *Remote) ask(ctx context.Context, method, at string, k key, what string,
 	}
 	i := slices.IndexFunc(mlaas.Kinds, func(kind *mlaas.Kind) bool { return kind.Code == p.Code })
 	if err != nil || i < 0 { // something else answers there
-		return nil, fmt.Errorf("who serves run %s answers %s: %w", k.run, res.Status, mlaas.ErrUnavailable)
+		return nil, fmt.Errorf("who has a shard answers %s: %w", res.Status, mlaas.ErrUnavailable)
 	}
 	return nil, &distantError{strings.TrimSuffix(p.Message, ": "+p.Code), mlaas.Kinds[i]}
 }
@@ -136,23 +235,23 @@ func readJSON[T any](r io.Reader) (v T, err error) {
 
 // Lines is that of [Reader].
 func (r *Remote) Lines(ctx context.Context, q LineQuery) ([]Line, error) {
-	return answer(ctx, r, key{q.Tenant, q.Run}, "GET", "/lines", q.values(), readLines)
+	return answer(ctx, r, key{q.Tenant, q.Run}, "GET", "/lines", q.values(), readLines, func(s *Store) ([]Line, error) { return s.Lines(ctx, q) })
 }
 
 // Points is that of [Reader].
 func (r *Remote) Points(ctx context.Context, q PointQuery) ([]Curve, error) {
-	return answer(ctx, r, key{q.Tenant, q.Run}, "GET", "/points", q.values(), readCurves)
+	return answer(ctx, r, key{q.Tenant, q.Run}, "GET", "/points", q.values(), readCurves, func(s *Store) ([]Curve, error) { return s.Points(ctx, q) })
 }
 
 // RunPoints is that of [Reader].
 func (r *Remote) RunPoints(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, from int64, limit int) ([]RunPoint, error) {
 	query := url.Values{"from": {strconv.FormatInt(from, 10)}, "limit": {strconv.Itoa(limit)}}
-	return answer(ctx, r, key{tenant, id}, "GET", "/arrived", query, readArrived)
+	return answer(ctx, r, key{tenant, id}, "GET", "/arrived", query, readArrived, func(s *Store) ([]RunPoint, error) { return s.RunPoints(ctx, tenant, id, from, limit) })
 }
 
 // Keys is that of [Reader].
 func (r *Remote) Keys(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) ([]string, error) {
-	return answer(ctx, r, key{tenant, id}, "GET", "/keys", nil, readJSON[[]string])
+	return answer(ctx, r, key{tenant, id}, "GET", "/keys", nil, readJSON[[]string], func(s *Store) ([]string, error) { return s.Keys(ctx, tenant, id) })
 }
 
 // LastCursor is that of [Reader].
@@ -168,32 +267,149 @@ func (r *Remote) LastSeq(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunI
 }
 
 func (r *Remote) last(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, replica string) (last, error) {
-	return answer(ctx, r, key{tenant, id}, "GET", "/last", url.Values{"replica": {replica}}, readJSON[last])
+	return answer(ctx, r, key{tenant, id}, "GET", "/last", url.Values{"replica": {replica}}, readJSON[last], func(s *Store) (last, error) { return s.newest(ctx, key{tenant, id}, replica) })
 }
 
 // Kept is that of [Reader].
 func (r *Remote) Kept(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) (Kept, error) {
-	return answer(ctx, r, key{tenant, id}, "GET", "/kept", nil, readJSON[Kept])
+	return answer(ctx, r, key{tenant, id}, "GET", "/kept", nil, readJSON[Kept], func(s *Store) (Kept, error) { return s.Kept(ctx, tenant, id) })
 }
 
-// Delete is that of [Reader].
+// Delete is that of [Reader]. Where nobody has the shard that holds the run,
+// its manifest goes, and what objects have of it does not count any more.
 func (r *Remote) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) error {
-	_, err := answer(ctx, r, key{tenant, id}, "DELETE", "", nil, readJSON[struct{}])
+	k := key{tenant, id}
+	_, err := answer(ctx, r, k, "DELETE", "", nil, readJSON[struct{}], func(s *Store) (none struct{}, err error) {
+		return none, s.Delete(ctx, tenant, id)
+	})
 	return err
 }
 
-// Trim is that of [Reader].
-func (r *Remote) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (mlaas.Bytes, error) {
-	return 0, mlaas.ErrUnavailable
+// Trim is that of [Reader], over all shards.
+func (r *Remote) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas.Tenant, mlaas.RunID) bool) (freed mlaas.Bytes, err error) {
+	all, err := r.all(ctx)
+	if err != nil || all.Used <= most {
+		return 0, err
+	}
+	return trim(all.keys(), all.Used-most, finished, func(k key, lines bool) (mlaas.Bytes, error) {
+		query := url.Values{"lines": {strconv.FormatBool(lines)}}
+		return answer(ctx, r, k, "POST", "/trim", query, readJSON[mlaas.Bytes], func(s *Store) (mlaas.Bytes, error) { return s.trimOne(ctx, k, lines) })
+	})
 }
 
-// Blobs is that of [Reader].
+// Blobs is that of [Reader], over all shards. It is an error if one that is in
+// a folder cannot be asked.
 func (r *Remote) Blobs(ctx context.Context, f func(mlaas.Digest) error) error {
-	return mlaas.ErrUnavailable
+	if r.Objects != nil {
+		s, err := r.sealed(ctx)
+		if err != nil {
+			return err
+		}
+		return s.Blobs(ctx, f)
+	}
+	return r.each(ctx, func(at string) error {
+		named, err := fetch[[]mlaas.Digest](ctx, r, at, "blobs")
+		for _, d := range named {
+			if err == nil {
+				err = f(d)
+			}
+		}
+		return err
+	})
 }
 
-// Usage is that of [Reader].
-func (r *Remote) Usage(ctx context.Context) (mlaas.Bytes, error) { return 0, mlaas.ErrUnavailable }
+// Usage is that of [Reader], over all shards.
+func (r *Remote) Usage(ctx context.Context) (mlaas.Bytes, error) {
+	all, err := r.all(ctx)
+	return all.Used, err
+}
+
+// all is what all shards keep.
+func (r *Remote) all(ctx context.Context) (all contents, err error) {
+	if r.Objects == nil {
+		err = r.each(ctx, func(at string) error {
+			c, err := fetch[contents](ctx, r, at, "contents")
+			all.Used += c.Used
+			all.Runs = append(all.Runs, c.Runs...)
+			return err
+		})
+		return all, err
+	}
+	s, err := r.sealed(ctx)
+	if err == nil {
+		all, err = s.contents(ctx, func(*run) bool { return true })
+	}
+	if err != nil {
+		return all, err
+	}
+	open, err := r.Objects.List(ctx, "series/")
+	if err != nil {
+		return all, unreachable(err)
+	}
+	for _, o := range open {
+		all.Used += mlaas.Bytes(o.Size)
+	}
+	return all, nil
+}
+
+// each calls f with where each shard is served.
+func (r *Remote) each(ctx context.Context, f func(at string) error) error {
+	if r.Shards == nil {
+		return fmt.Errorf("it is not known which shards there are: %w", mlaas.ErrUnavailable)
+	}
+	names, err := r.Shards(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		at, err := r.Serves(ctx, name)
+		if err == nil && at == "" {
+			err = mlaas.ErrUnavailable
+		}
+		if err == nil {
+			err = f(at)
+		}
+		if err != nil {
+			return fmt.Errorf("shard %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// fetch asks who is at an address for something of all runs.
+func fetch[T any](ctx context.Context, r *Remote, at, what string) (out T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	res, err := r.send(ctx, "GET", at, what, nil)
+	if err != nil {
+		return out, err
+	}
+	defer res.Body.Close()
+	return readJSON[T](res.Body)
+}
+
+// Take has who has the shard called from release a run: see Store.Take.
+func (r *Remote) Take(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, from string) error {
+	at, err := r.Serves(ctx, from)
+	if err != nil {
+		return err
+	}
+	if at == "" {
+		return fmt.Errorf("nobody has shard %s, so that it could release run %s: %w", from, id, mlaas.ErrUnavailable)
+	}
+	return r.Release(ctx, at, tenant, id)
+}
+
+// Release has the [Handler] at url release a run: see [Store.Release].
+func (r *Remote) Release(ctx context.Context, url string, tenant mlaas.Tenant, id mlaas.RunID) error {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	res, err := r.ask(ctx, "POST", url, key{tenant, id}, "/release", nil)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
 
 // A distant is a run that is watched where it is served: one stream for all
 // who wait for it here.
@@ -203,12 +419,16 @@ type distant struct {
 	n    int           // who waits
 	idle *time.Timer   // where nobody does
 	gone chan struct{} // closed when it is not watched any more
+
+	again chan struct{} // who serves it may be another: look
+	from  string        // the shard that is listened to; empty: none
+	stop  func()        // ends that
 }
 
 // Changed is closed when that run is appended to or deleted, when who serves
 // it goes, and when somebody begins to serve it. Run keeps one stream open for
-// each run that is waited for; while nobody serves it, Find is asked every few
-// seconds, and nothing else.
+// each run that is waited for, and one watch on the records; while nobody has
+// its shard, Find is asked every few seconds besides.
 func (r *Remote) Changed(tenant mlaas.Tenant, id mlaas.RunID) (changed <-chan struct{}, leave func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -218,7 +438,7 @@ func (r *Remote) Changed(tenant mlaas.Tenant, id mlaas.RunID) (changed <-chan st
 	k := key{tenant, id}
 	w := r.watched[k]
 	if w == nil {
-		w = &distant{key: k, c: make(chan struct{}), gone: make(chan struct{})}
+		w = &distant{key: k, c: make(chan struct{}), gone: make(chan struct{}), again: make(chan struct{}, 1)}
 		if len(r.watched) >= maxWatched { // who waits for it looks by the clock
 			timer := time.AfterFunc(mostWait, func() { close(w.c) })
 			return w.c, func() { timer.Stop() }
@@ -270,6 +490,9 @@ func (r *Remote) wakeRun() {
 // Run watches the runs that are waited for, until ctx ends.
 func (r *Remote) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	if r.DB != nil {
+		g.Go(func() error { r.hear(ctx); return nil })
+	}
 	for {
 		r.mu.Lock()
 		due, kick := r.due, r.kicked()
@@ -280,18 +503,98 @@ func (r *Remote) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return g.Wait()
+			err := g.Wait()
+			r.past.close()
+			return err
 		case <-kick:
 		}
 	}
 }
 
-// wake closes what those who wait for w wait for.
+// hear watches the records that say who holds a run, where it runs, and who has
+// a shard.
+func (r *Remote) hear(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := r.hearFrom(ctx)
+		r.mu.Lock()
+		for _, w := range r.watched { // something may have been missed
+			w.look()
+		}
+		r.mu.Unlock()
+		if ctx.Err() != nil || errors.Is(err, mlaas.ErrGone) {
+			continue
+		}
+		r.log().Warn("series: who holds a run cannot be watched; it is tried again", "error", err)
+		timer := time.NewTimer(mostWait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (r *Remote) hearFrom(ctx context.Context) error {
+	stats, err := r.DB.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	changes, ended := make(chan store.Change), make(chan error, 1)
+	go func() { ended <- r.DB.Watch(ctx, stats.Seq, []string{"series", "shard", "lease", "runstate"}, changes) }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case c := <-changes:
+			r.heard(c)
+		}
+	}
+}
+
+// heard wakes those who wait where a record says that they may find another.
+func (r *Remote) heard(c store.Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch w := r.watched[key{c.Row.Key.Tenant, mlaas.RunID(c.Row.Key.ID)}]; {
+	case c.Synced || c.Row.Key.Kind == "shard" || c.Row.Key.Kind == "lease":
+		for _, w := range r.watched {
+			w.look()
+		}
+	case w == nil:
+	case c.Row.Key.Kind == "runstate":
+		w.look()
+	default:
+		m, err := store.Series(r.DB).Decode(c.Row)
+		if c.Deleted || err != nil || m.Shard != w.from || m.Released {
+			if w.stop != nil {
+				w.stop()
+			}
+			w.look()
+			w.wake()
+		}
+	}
+}
+
+// look has attend look who serves w. The caller holds mu.
+func (w *distant) look() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
+}
+
+// wake closes what those who wait for w wait for. The caller holds mu.
+func (w *distant) wake() {
+	close(w.c)
+	w.c = make(chan struct{})
+}
+
 func (r *Remote) wake(w *distant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	close(w.c)
-	w.c = make(chan struct{})
+	w.wake()
 }
 
 // attend listens to who serves w, whoever that is, until it is not watched any
@@ -308,7 +611,7 @@ func (r *Remote) attend(ctx context.Context, w *distant) {
 		case <-over:
 		}
 	}()
-	for wait := leastWait; ctx.Err() == nil; wait = min(2*wait, mostWait) {
+	for wait := leastWait; ; wait = min(2*wait, mostWait) {
 		heard, err := r.listen(ctx, w)
 		if ctx.Err() != nil {
 			return
@@ -316,30 +619,54 @@ func (r *Remote) attend(ctx context.Context, w *distant) {
 		if heard {
 			r.wake(w) // it may be elsewhere now
 			wait = leastWait
-		} else {
+		} else if err != nil {
 			r.log().Debug("series: a run cannot be watched", "run", w.key.run, "error", err)
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
+		case <-w.again:
+			wait = leastWait
 		case <-timer.C:
 		}
+		timer.Stop()
 	}
+}
+
+// source is where it is said that k has changed; empty: nowhere now.
+func (r *Remote) source(ctx context.Context, k key) (at, from string, err error) {
+	if r.Objects == nil {
+		at, err = r.Find(ctx, k.tenant, k.run)
+	} else {
+		var m store.Manifest
+		m, _, err = store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
+		if from = m.Shard; err == nil && !m.Released { // else its record will change
+			at, err = r.Serves(ctx, from)
+		}
+	}
+	if errors.Is(err, mlaas.ErrNotFound) {
+		err = nil
+	}
+	return at, from, err
 }
 
 // listen wakes those who wait as often as who serves w says so. It reports
 // whether that began at all.
 func (r *Remote) listen(ctx context.Context, w *distant) (heard bool, err error) {
-	at, err := r.Find(ctx, w.key.tenant, w.key.run)
-	if errors.Is(err, mlaas.ErrNotFound) {
-		return false, nil
-	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	at, from, err := r.source(ctx, w.key)
 	if err != nil || at == "" {
 		return false, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	r.mu.Lock()
+	w.from, w.stop = from, func() { cancel(errors.New("another shard holds it")) }
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		w.from, w.stop = "", nil
+		r.mu.Unlock()
+	}()
 	deaf := time.AfterFunc(deafAfter, func() { cancel(errors.New("nothing is heard any more")) })
 	defer deaf.Stop()
 	res, err := r.ask(ctx, "GET", at, w.key, "/changed", nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -20,21 +21,15 @@ import (
 	"mlaas.dev/mlaas/series"
 )
 
-// distance serves s and returns who reads it from afar.
-func distance(t *testing.T, s *series.Store) (*series.Remote, *httptest.Server) {
-	t.Helper()
-	server := httptest.NewServer(series.Handler(s))
-	t.Cleanup(server.Close)
-	return &series.Remote{Client: server.Client(), Find: at(server.URL)}, server
-}
-
-func at(url string) func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) {
-	return func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) { return url, nil }
+// afar reads what is in the place of s, whose owner is asked through client.
+func afar(s *series.Store, client *http.Client, url string) *series.Remote {
+	return &series.Remote{Client: client, DB: s.DB, Blob: s.Blob, Objects: s.Objects,
+		Serves: func(context.Context, string) (string, error) { return url, nil }}
 }
 
 // From afar everything is as it is near by.
 func TestRemote(t *testing.T) {
-	s := open(t, &series.Store{SegmentBytes: 100_000})
+	s := onObjects.open(t, &series.Store{SegmentBytes: 100_000})
 	w0, w1 := fence("worker-0", 1), fence("worker-1", 2)
 	var many []mlaas.Point
 	for i := range int64(20_000) {
@@ -46,7 +41,9 @@ func TestRemote(t *testing.T) {
 	late := logFrame(w1, 3, "unsealed")
 	late.Frame.Lines[0].Stream, late.Frame.Lines[0].Time, late.Frame.Lines[0].Part = "stderr", time.Unix(-5, 7), 3
 	add(t, s, late)
-	r, _ := distance(t, s)
+	server := httptest.NewServer(series.Handler(s))
+	defer server.Close()
+	r := afar(s, server.Client(), server.URL)
 	ctx := t.Context()
 	from, to := int64(17), int64(4000)
 	for name, f := range map[string]func(series.Reader) (any, error){
@@ -56,6 +53,9 @@ func TestRemote(t *testing.T) {
 		},
 		"grep": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Last: 2, Grep: regexp.MustCompile("[+&r]e")})
+		},
+		"since": func(r series.Reader) (any, error) {
+			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", Since: began.Add(2 * time.Second), Until: began.Add(3 * time.Second)})
 		},
 		"no lines": func(r series.Reader) (any, error) {
 			return r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "other"})
@@ -96,7 +96,7 @@ func TestRemote(t *testing.T) {
 // What goes wrong on the way is unavailable, and nothing is taken for an
 // answer that is not a whole one.
 func TestRemoteFails(t *testing.T) {
-	s := open(t, &series.Store{})
+	s := onObjects.open(t, &series.Store{})
 	add(t, s, logFrame(fence("worker-0", 1), 1, "a", "b"))
 	good := series.Handler(s)
 	var whole []byte
@@ -114,7 +114,7 @@ func TestRemoteFails(t *testing.T) {
 		},
 	} {
 		server := httptest.NewServer(h)
-		r := &series.Remote{Client: server.Client(), Find: at(server.URL)}
+		r := afar(s, server.Client(), server.URL)
 		if got, err := r.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); !errors.Is(err, mlaas.ErrUnavailable) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
@@ -127,7 +127,7 @@ func TestRemoteFails(t *testing.T) {
 		flipped := append([]byte(nil), whole...)
 		flipped[i] ^= 1
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(flipped) }))
-		r := &series.Remote{Client: server.Client(), Find: at(server.URL)}
+		r := afar(s, server.Client(), server.URL)
 		if got, err := r.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); err == nil {
 			t.Errorf("bit of byte %d: %s", i, short(got))
 		}
@@ -135,29 +135,11 @@ func TestRemoteFails(t *testing.T) {
 	}
 }
 
-// Of a run that nobody ever served there is nothing to read, and that is no
-// failure: it may have been stopped before it began.
-func TestRemoteSilent(t *testing.T) {
-	find := func(url string, err error) *series.Remote {
-		return &series.Remote{Find: func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) { return url, err }}
-	}
-	silent := find("", fmt.Errorf("it has said nothing: %w", mlaas.ErrNotFound))
-	if lines, err := silent.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); len(lines) > 0 || err != nil {
-		t.Errorf("lines: %v, %v", lines, err)
-	}
-	if keys, err := silent.Keys(t.Context(), tenant, "run"); len(keys) > 0 || err != nil {
-		t.Errorf("keys: %v, %v", keys, err)
-	}
-	if _, err := find("", nil).Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "run"}); !errors.Is(err, mlaas.ErrUnavailable) {
-		t.Errorf("one that somebody served, and nobody does now: %v", err)
-	}
-}
-
 // A watch wakes for each change, goes on where the run is served next, and is
 // closed when nobody waits any more.
 func TestRemoteChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := open(t, &series.Store{})
+		s := onObjects.open(t, &series.Store{})
 		ctx, cancel := context.WithCancel(t.Context())
 		serve := func() (stop func(), dial func(context.Context, string, string) (net.Conn, error), streams *atomic.Int32) {
 			streams = new(atomic.Int32)
@@ -176,10 +158,11 @@ func TestRemoteChanged(t *testing.T) {
 		found.Store("http://here")
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) { return dial(ctx, n, a) }}}
 		var asked atomic.Int32
-		r := &series.Remote{Client: client, Find: func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) {
+		r := afar(s, client, "")
+		r.Serves = func(context.Context, string) (string, error) {
 			asked.Add(1)
 			return found.Load().(string), nil
-		}}
+		}
 		ended := make(chan error, 1)
 		go func() { ended <- r.Run(ctx) }()
 		wakes := func(what string, leave func(), c <-chan struct{}, within time.Duration) {
@@ -192,7 +175,13 @@ func TestRemoteChanged(t *testing.T) {
 			leave()
 		}
 		c, leave := r.Changed(tenant, "run")
-		wakes("it listens now", leave, c, time.Second)
+		time.Sleep(time.Minute)
+		if n := asked.Load(); n > 0 {
+			t.Errorf("who serves a run that has said nothing is asked %d times", n)
+		}
+		add(t, s, logFrame(fence("worker-0", 1), 1, "a"))
+		wakes("its first line", leave, c, 100*time.Millisecond)
+		time.Sleep(time.Second)
 		for i := range int64(3) {
 			one, leaveOne := r.Changed(tenant, "run")
 			two, leaveTwo := r.Changed(tenant, "run")
@@ -203,7 +192,7 @@ func TestRemoteChanged(t *testing.T) {
 				t.Error("it is woken though nothing changed")
 			default:
 			}
-			add(t, s, logFrame(fence("worker-0", 1), i+1, "a"))
+			add(t, s, logFrame(fence("worker-0", 1), i+2, "a"))
 			wakes("a line", leaveOne, one, time.Second)
 			wakes("the same line", leaveTwo, two, time.Second)
 		}
@@ -260,3 +249,315 @@ func (p pipes) Accept() (net.Conn, error) {
 }
 func (p pipes) Close() error   { return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
+
+// With all who append gone, what was said stays readable, sealed or not, and
+// can be removed; where one comes back, it goes on.
+func TestNobodyServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here := onObjects.open(t, &series.Store{Shard: "here"})
+		there := onObjects.open(t, &series.Store{Shard: "there", Objects: here.Objects, DB: here.DB, Blob: here.Blob})
+		r := afar(here, nil, "")
+		w, other := fence("worker-0", 1), fence("worker-0", 1)
+		other.Run = "other"
+		add(t, here, logFrame(w, 1, "sealed"), pointFrame(w, 1, pt("x", 1, 1)))
+		seal(t, here)
+		add(t, here, logFrame(w, 2, "unsealed"), pointFrame(w, 2, pt("x", 2, 2)))
+		add(t, there, logFrame(other, 1, "elsewhere"))
+		read := func(id mlaas.RunID) string {
+			t.Helper()
+			got, err := r.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return short(got)
+		}
+		for range 2 { // from what was held, too
+			if got := read("run"); got != "1:worker-0/1:sealed 2:worker-0/2:unsealed" {
+				t.Errorf("it has %s", got)
+			}
+		}
+		curves, err := r.Points(t.Context(), series.PointQuery{Tenant: tenant, Run: "run"})
+		if err != nil || drawn(curves) != "worker-0.x 1=1 2=2" {
+			t.Errorf("the curve is %s, %v", drawn(curves), err)
+		}
+		if log, metric, err := r.LastCursor(t.Context(), tenant, "run"); err != nil || log != 2 || metric != 2 {
+			t.Errorf("the last are %d, %d, %v", log, metric, err)
+		}
+		if seq, err := r.LastSeq(t.Context(), tenant, "run", "worker-0"); err != nil || seq != 2 {
+			t.Errorf("the last is %d, %v", seq, err)
+		}
+		if got := read("other"); got != "1:worker-0/1:elsewhere" {
+			t.Errorf("that of another shard has %s", got)
+		}
+		if got := read("nothing"); got != "" {
+			t.Errorf("what has said nothing has %s", got)
+		}
+		add(t, here, logFrame(w, 3, "more"))
+		if got := read("run"); got != "1:worker-0/1:sealed 2:worker-0/2:unsealed 3:worker-0/3:more" {
+			t.Errorf("with one more object it has %s", got)
+		}
+		seal(t, here)
+		if got := read("run"); got != "1:worker-0/1:sealed 2:worker-0/2:unsealed 3:worker-0/3:more" {
+			t.Errorf("sealed it has %s", got)
+		}
+		if err := here.Release(t.Context(), tenant, "run"); err != nil {
+			t.Fatal(err)
+		}
+		if k, err := r.Kept(t.Context(), tenant, "run"); err != nil || k.Lines != 3 || k.Points != 2 {
+			t.Errorf("released it keeps %+v, %v", k, err)
+		}
+		add(t, here, logFrame(fence("worker-0", 2), 1, "again"))
+		if got := read("run"); !strings.HasSuffix(got, "4:worker-0/4:again") {
+			t.Errorf("taken again it has %s", got)
+		}
+		named := 0
+		if err := r.Blobs(t.Context(), func(mlaas.Digest) error { named++; return nil }); err != nil || named != 2 {
+			t.Errorf("%d blobs are named, %v", named, err)
+		}
+		before, err := r.Usage(t.Context())
+		if err != nil || before < 100 {
+			t.Errorf("it uses %d, %v", before, err)
+		}
+		freed, err := r.Trim(t.Context(), before-1, func(_ mlaas.Tenant, id mlaas.RunID) bool { return id == "run" })
+		if after, err2 := r.Usage(t.Context()); err != nil || err2 != nil || freed <= 0 || after != before-freed {
+			t.Errorf("it frees %d of %d, %v, %v", freed, before, err, err2)
+		}
+		if got := read("run"); !strings.HasPrefix(got, "3:/0:3 lines are not here any more") || !strings.HasSuffix(got, "4:worker-0/4:again") {
+			t.Errorf("trimmed it has %s", got)
+		}
+		// The owner was there all the time, and finds what was done behind it.
+		add(t, here, logFrame(fence("worker-0", 2), 2, "and again"))
+		seal(t, here)
+		if got := short(lines(t, here, series.LineQuery{})); !strings.HasPrefix(got, "3:/0:3 lines are not here any more") || !strings.HasSuffix(got, "5:worker-0/5:and again") {
+			t.Errorf("its owner says %s", got)
+		}
+		add(t, here, logFrame(fence("worker-0", 2), 3, "unsealed, deleted"))
+		if err := r.Delete(t.Context(), tenant, "run"); err != nil {
+			t.Fatal(err)
+		}
+		if got := read("run"); got != "" {
+			t.Errorf("deleted it has %s", got)
+		}
+		seal(t, here)
+		if got := short(lines(t, here, series.LineQuery{})); got != "" {
+			t.Errorf("deleted it has %s", got)
+		}
+		// The record of a lease may name one who died without a word.
+		dead := afar(there, &http.Client{Transport: direct{func() *series.Store { return nil }}}, "http://dead")
+		for since := time.Now(); ; time.Sleep(time.Second) {
+			got, err := dead.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "other"})
+			if took := time.Since(since); errors.Is(err, mlaas.ErrUnavailable) && took < 11*time.Second {
+				continue
+			} else if err != nil || took < 10*time.Second || short(got) != "1:worker-0/1:elsewhere" {
+				t.Errorf("of one that is dead, after %s: %s, %v", took, short(got), err)
+			}
+			break
+		}
+		time.Sleep(time.Hour) // what is held without use is let go
+	})
+}
+
+// A booster after another dies without a word, each one goes on as a zombie,
+// and who follows a run hears every line once and in order.
+func TestFollowFailOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const each, owners = 40, 6
+		place := onObjects.open(t, &series.Store{SegmentBytes: 3000})
+		var owner atomic.Pointer[series.Store]
+		owner.Store(place)
+		client := &http.Client{Transport: direct{func() *series.Store { return owner.Load() }}}
+		r := afar(place, client, "")
+		r.Serves = func(context.Context, string) (string, error) {
+			if owner.Load() == nil {
+				return "", nil
+			}
+			return "http://owner", nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		followed := make(chan string, 1)
+		go func() {
+			var got []string
+			for next := int64(1); next <= each*owners; {
+				changed, leave := r.Changed(tenant, "run")
+				lines, err := r.Lines(ctx, series.LineQuery{Tenant: tenant, Run: "run", From: next, Limit: 7})
+				for _, l := range lines {
+					if l.Cursor != next || l.Text != fmt.Sprint(next) {
+						t.Errorf("%d comes where %d is next: %s", l.Cursor, next, l.Text)
+					}
+					got = append(got, l.Text)
+					next++
+				}
+				var retry <-chan time.Time
+				if errors.Is(err, mlaas.ErrUnavailable) {
+					retry = time.After(time.Second)
+				} else if err != nil {
+					t.Error(err)
+				}
+				if len(lines) == 0 {
+					select {
+					case <-changed:
+					case <-retry:
+					case <-ctx.Done():
+						next = each*owners + 1
+					}
+				}
+				leave()
+			}
+			followed <- strings.Join(got, " ")
+		}()
+		w := fence("worker-0", 1)
+		acked := int64(0)
+		for turn := range owners {
+			s := place
+			if turn > 0 {
+				s = like(place)
+				if err := s.Open(); err != nil {
+					t.Fatal(err)
+				}
+				owner.Store(s)
+			}
+			for range each {
+				time.Sleep(10 * time.Millisecond)
+				add(t, s, logFrame(w, acked+1, fmt.Sprint(acked+1)))
+				acked++
+				if acked%15 == 0 {
+					seal(t, s)
+				}
+			}
+			owner.Store(nil)
+			// The reply to its last object is lost; the next owner finds it.
+			s.Objects.(*bucket).fail("put", true)
+			if err := s.Append(ctx, logFrame(w, acked+1, fmt.Sprint(acked+1))); turn < owners-1 && !errors.Is(err, mlaas.ErrUnavailable) {
+				t.Errorf("it says %v", err)
+			}
+			s.Objects.(*bucket).fail("", false)
+			time.Sleep(time.Duration(turn) * 3 * time.Second)
+			if s != place {
+				defer s.Close()
+			}
+		}
+		select {
+		case got := <-followed:
+			if n := len(strings.Fields(got)); n < each*owners || n > each*owners+1 {
+				t.Errorf("%d lines are heard", n)
+			}
+		case <-time.After(time.Hour):
+			t.Error("not every line is heard")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// direct is a network without wires: it asks who serves now, and cuts what is
+// under way when somebody else does.
+type direct struct{ owner func() *series.Store }
+
+func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
+	s := d.owner()
+	if s == nil {
+		return nil, errors.New("connection refused")
+	}
+	ctx, cancel := context.WithCancel(req.Context())
+	near, far := io.Pipe()
+	out := &answerTo{head: http.Header{}, body: far, begun: make(chan struct{})}
+	go func() {
+		series.Handler(s).ServeHTTP(out, req.WithContext(ctx))
+		out.WriteHeader(200)
+		far.Close()
+	}()
+	go func() {
+		for tick := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				near.CloseWithError(ctx.Err())
+				return
+			case <-tick.C:
+				if d.owner() != s {
+					cancel()
+				}
+			}
+		}
+	}()
+	<-out.begun
+	return &http.Response{StatusCode: out.status, Header: out.head, Body: closing{near, cancel}, Request: req}, nil
+}
+
+type closing struct {
+	io.ReadCloser
+	cancel func()
+}
+
+func (c closing) Close() error { c.cancel(); return c.ReadCloser.Close() }
+
+type answerTo struct {
+	head   http.Header
+	status int
+	body   io.Writer
+	begun  chan struct{}
+}
+
+func (a *answerTo) Header() http.Header { return a.head }
+func (a *answerTo) Flush()              {}
+func (a *answerTo) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+		close(a.begun)
+	}
+}
+func (a *answerTo) Write(b []byte) (int, error) { a.WriteHeader(200); return a.body.Write(b) }
+
+// Where each shard is in a folder of who has it, who has it is asked for all.
+func TestRemoteOfFolders(t *testing.T) {
+	here, there := open(t, &series.Store{}), open(t, &series.Store{})
+	urls := map[string]string{}
+	for name, s := range map[string]*series.Store{"here": here, "there": there} {
+		server := httptest.NewServer(series.Handler(s))
+		defer server.Close()
+		urls[name] = server.URL
+	}
+	r := &series.Remote{
+		Serves: func(_ context.Context, shard string) (string, error) { return urls[shard], nil },
+		Find: func(_ context.Context, _ mlaas.Tenant, run mlaas.RunID) (string, error) {
+			if run == "run" {
+				return urls["here"], nil
+			}
+			return urls["there"], nil
+		},
+		Shards: func(context.Context) ([]string, error) { return []string{"here", "there"}, nil },
+	}
+	w, other := fence("worker-0", 1), fence("worker-0", 1)
+	other.Run = "other"
+	add(t, here, logFrame(w, 1, strings.Repeat("here ", 100)), pointFrame(w, 1, pt("x", 1, 1)))
+	add(t, there, logFrame(other, 1, "there"))
+	seal(t, here)
+	seal(t, there)
+	if got, err := r.Lines(t.Context(), series.LineQuery{Tenant: tenant, Run: "other"}); err != nil || short(got) != "1:worker-0/1:there" {
+		t.Errorf("the other has %s, %v", short(got), err)
+	}
+	named := 0
+	count := func(mlaas.Digest) error { named++; return nil }
+	if err := r.Blobs(t.Context(), count); err != nil || named != 3 {
+		t.Errorf("%d blobs are named, %v", named, err)
+	}
+	before, err := r.Usage(t.Context())
+	if want := usage(t, here) + usage(t, there); err != nil || before != want {
+		t.Errorf("it uses %d, %v, want %d", before, err, want)
+	}
+	freed, err := r.Trim(t.Context(), before-1, func(_ mlaas.Tenant, id mlaas.RunID) bool { return id == "run" })
+	if after := usage(t, here) + usage(t, there); err != nil || freed <= 0 || after != before-freed {
+		t.Errorf("it frees %d of %d, %v; %d are left", freed, before, err, after)
+	}
+	urls["there"] = ""
+	if err := r.Blobs(t.Context(), count); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("with a shard that cannot be asked: %v", err)
+	}
+	if _, err := r.Keys(t.Context(), tenant, "other"); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("of a run that cannot be asked for: %v", err)
+	}
+}

@@ -20,7 +20,7 @@ func (s *Store) Flush(ctx context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.active != nil && s.active.holds() {
-			s.retire()
+			s.retire(s.active)
 		}
 	})
 	for {
@@ -42,24 +42,19 @@ func (s *Store) sealOldest(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	g := s.full[0]
-	newest := g.number == s.number
 	parts := make(map[*run]*part, len(g.parts))
 	for r, p := range g.parts {
 		parts[r] = p
 	}
 	s.mu.Unlock()
-	if newest {
-		// Numbers only grow, because manifests name the last one that they
-		// know; so the newest file goes after the next has come.
-		if err := s.beginNext(); err != nil {
-			return false, err
-		}
+	if err := s.medium.leave(g); err != nil {
+		return false, err
 	}
 	work, some := errgroup.WithContext(ctx)
 	work.SetLimit(4) // their fsyncs overlap
 	for r, p := range parts {
 		work.Go(func() error {
-			if err := s.sealRun(some, r, p); err != nil {
+			if err := s.sealPart(some, r, p); err != nil {
 				return fmt.Errorf("seal run %s: %w", r.key.run, err)
 			}
 			return nil
@@ -71,34 +66,72 @@ func (s *Store) sealOldest(ctx context.Context) (bool, error) {
 	failpoint.Hit("series.seal.remove")
 	s.mu.Lock()
 	s.full = s.full[1:]
-	s.open.Add(-g.size)
+	s.unsealed.Add(-g.size)
 	s.mu.Unlock()
-	g.file.Close()
-	return true, full(s.root.Remove(segmentName(g.number)))
+	g.data.Close()
+	return true, s.medium.remove(ctx, g)
 }
 
-func (s *Store) beginNext() (err error) {
-	s.queue.exclusively(func() {
+// sealPart seals what a segment has of a run.
+func (s *Store) sealPart(ctx context.Context, r *run, p *part) error {
+	return s.retried(ctx, r, func(alone bool) error {
 		s.mu.Lock()
-		there := s.active != nil
+		there := p.seg.parts[r] == p // else the run is somebody else's by now
 		s.mu.Unlock()
 		if !there {
-			_, err = s.begin()
+			return nil
 		}
+		return s.sealRun(ctx, r, p, alone)
 	})
-	return err
+}
+
+// retried calls f again where somebody else has changed the manifest of r; and
+// where nobody has, but a chunk is missing, with the word to leave chunks alone.
+func (s *Store) retried(ctx context.Context, r *run, f func(alone bool) error) error {
+	for alone := false; ; {
+		err := f(alone)
+		if !errors.Is(err, errMoved) || alone {
+			return err
+		}
+		now, err := s.medium.load(ctx, r.key)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if now.rev == r.rev {
+			s.mu.Unlock()
+			alone = true
+			continue
+		}
+		if ours := r.ours; ours && !now.ours { // it was deleted, or taken while this process was thought dead
+			s.drop(r)
+			r.ours, r.rev = false, 0
+			s.changed(r.key)
+		} else {
+			lines, points := r.Lines, r.Points
+			r.manifest, r.rev = now.manifest, now.rev
+			if ours {
+				r.Lines, r.Points = lines, points // more than the manifest knows
+			}
+		}
+		s.mu.Unlock()
+		if now.rev == 0 {
+			return nil // and there is nothing left to change
+		}
+	}
 }
 
 // sealRun writes what a retired segment has of a run into blobs, and then the
 // manifest that says so. Nobody else changes the chunks of a run meanwhile.
-func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
+func (s *Store) sealRun(ctx context.Context, r *run, p *part, alone bool) error {
 	s.mu.Lock()
 	m := r.manifest
+	m.Sealed = p.seg.number
 	s.mu.Unlock()
 	var old []chunk
 	var gone int64
 	if len(p.lines) > 0 {
-		logs, replaced, err := s.sealLines(ctx, m.Logs, p)
+		logs, replaced, err := s.sealLines(ctx, m.Logs, p, alone)
 		if err != nil {
 			return err
 		}
@@ -109,13 +142,12 @@ func (s *Store) sealRun(ctx context.Context, r *run, p *part) error {
 		}
 	}
 	if len(p.points) > 0 {
-		metrics, replaced, err := s.sealPoints(ctx, r.key, m.Metrics, p)
+		metrics, replaced, err := s.sealPoints(ctx, r.key, m.Metrics, p, alone)
 		if err != nil {
 			return err
 		}
 		m.Metrics, old = metrics, append(old, replaced...)
 	}
-	m.Sealed = p.seg.number
 	m.DroppedPoints += p.dropped
 	if gone > 0 {
 		s.log().Info("series: a run has said more than is kept; lines from its middle are dropped", "run", r.key.run, "lines", gone)
@@ -135,11 +167,13 @@ func (s *Store) replace(ctx context.Context, r *run, m manifest, old []chunk, se
 		return err
 	}
 	failpoint.Hit("series.seal.manifest.before")
-	if err := s.save(r.key, data); err != nil {
+	rev, err := s.medium.save(ctx, r, m, data)
+	if err != nil {
 		return err
 	}
 	failpoint.Hit("series.seal.manifest.after")
 	s.mu.Lock()
+	r.rev = rev
 	m.Lines, m.Points = r.Lines, r.Points // more may have come
 	r.manifest = m
 	if sealed != nil {
@@ -192,7 +226,10 @@ func absorb(chunks []chunk, coming, most int64, weight func(chunk) int64) int {
 	return n
 }
 
-func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part) (after, replaced []chunk, err error) {
+func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part, alone bool) (after, replaced []chunk, err error) {
+	if alone {
+		return s.sealLinesAlone(ctx, chunks, p)
+	}
 	n := absorb(chunks, p.text, s.segmentBytes(), func(c chunk) int64 { return c.Text })
 	replaced = chunks[len(chunks)-n:]
 	w := &lineWriter{s: s}
@@ -205,13 +242,14 @@ func (s *Store) sealLines(ctx context.Context, chunks []chunk, p *part) (after, 
 			return s.sealLinesAlone(ctx, chunks, p)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, moved(err)
 		}
 	}
 	return s.putLines(ctx, w, chunks[:len(chunks)-n], replaced, p)
 }
 
-// sealLinesAlone leaves the chunks before as they are, because one is damaged.
+// sealLinesAlone leaves the chunks before as they are, because one is damaged
+// or missing.
 func (s *Store) sealLinesAlone(ctx context.Context, chunks []chunk, p *part) (after, replaced []chunk, err error) {
 	return s.putLines(ctx, &lineWriter{s: s}, chunks, nil, p)
 }
@@ -247,12 +285,15 @@ func (s *Store) eachMention(g *segment, list []mention, f func(span) error) erro
 	return nil
 }
 
-func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part) (after, replaced []chunk, err error) {
+func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part, alone bool) (after, replaced []chunk, err error) {
 	var coming int64
 	for _, m := range p.points {
 		coming += int64(m.n)
 	}
 	n := absorb(chunks, coming, s.segmentBytes()/16, func(c chunk) int64 { return c.N })
+	if alone {
+		n = 0
+	}
 	replaced = chunks[len(chunks)-n:]
 	w := s.newPointWriter(k)
 	for _, c := range replaced {
@@ -266,7 +307,7 @@ func (s *Store) sealPoints(ctx context.Context, k key, chunks []chunk, p *part) 
 			break
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, moved(err)
 		}
 	}
 	err = s.eachMention(p.seg, p.points, func(sp span) error {

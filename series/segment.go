@@ -2,82 +2,54 @@ package series
 
 import (
 	"bytes"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 
 	"mlaas.dev/mlaas"
 )
 
-// A segment is one file of records of all runs, in the order of arrival.
+// A segment is records of all runs, in the order of arrival: a file, or objects
+// that follow each other.
 type segment struct {
-	number int64
-	file   *os.File
+	number int64 // of the file, or of the last object
+	data   segmentData
+	head   int64 // bytes before the first record of a run
 	size   int64 // durable
 	parts  map[*run]*part
 }
 
-func segmentName(number int64) string { return fmt.Sprintf("%016d.seg", number) }
+// segmentData is what a segment is read from.
+type segmentData interface {
+	io.ReaderAt
+	io.Closer
+}
 
 // holds reports whether anything was appended.
-func (g *segment) holds() bool { return g.size > 64 } // the first record is shorter
+func (g *segment) holds() bool { return g.size > g.head }
 
 // read returns the payload of the record that m mentions.
 func (g *segment) read(m mention) (span, error) {
 	b := make([]byte, m.size)
-	if _, err := g.file.ReadAt(b, m.offset); err != nil {
+	if _, err := g.data.ReadAt(b, m.offset); err != nil {
 		return span{}, err
 	}
 	payload, _, ok := readRecord(b)
 	if !ok {
-		return span{}, fmt.Errorf("segment %d at %d is damaged on disk: %w", g.number, m.offset, mlaas.ErrInternal)
+		return span{}, fmt.Errorf("a segment at %d is damaged: %w", m.offset, mlaas.ErrInternal)
 	}
 	return readSpan(payload)
 }
 
-// begin makes the next segment, durably. It says where the one before ends, so
-// that what was written behind that, and never acknowledged, does not count.
-// The leader of the queue calls it.
-func (s *Store) begin() (*segment, error) {
-	s.mu.Lock()
-	number, cut := s.number+1, s.cut
-	s.mu.Unlock()
-	name := segmentName(number)
-	file, err := s.root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, full(err)
+// retire has g sealed, which nobody appends to any more. The caller holds mu
+// and is, or keeps off, the leader of the queue.
+func (s *Store) retire(g *segment) {
+	s.full = append(s.full, g)
+	if s.active == g {
+		s.active = nil
 	}
-	head := appendRecord(nil, func(b []byte) []byte {
-		b = append(b, kindBegin)
-		return binary.AppendVarint(binary.AppendVarint(b, number), cut)
-	})
-	if _, err = file.WriteAt(head, 0); err == nil {
-		if err = file.Sync(); err == nil {
-			err = s.flush(".")
-		}
-	}
-	if err != nil {
-		file.Close()
-		_ = s.root.Remove(name) // if it stays, it is made anew under this name
-		return nil, fmt.Errorf("begin a segment: %w", full(err))
-	}
-	g := &segment{number: number, file: file, size: int64(len(head)), parts: map[*run]*part{}}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.number, s.cut, s.active = number, g.size, g
-	s.open.Add(g.size)
-	return g, nil
-}
-
-// retire has the active segment sealed. The caller holds mu and is, or keeps
-// off, the leader of the queue.
-func (s *Store) retire() {
-	s.full = append(s.full, s.active)
-	s.active = nil
 	s.nudge()
 }
 
@@ -90,101 +62,6 @@ func (g *segment) part(r *run) *part {
 		r.parts = append(r.parts, p)
 	}
 	return p
-}
-
-// replay reads all segments, oldest first, into memory. The newest is not
-// appended to again, so that only one process ever writes to a file.
-func (s *Store) replay() error {
-	entries, err := fs.ReadDir(s.root.FS(), ".")
-	if err != nil {
-		return err
-	}
-	var numbers []int64
-	for _, e := range entries {
-		var n int64
-		if _, err := fmt.Sscanf(e.Name(), "%d.seg", &n); err == nil && e.Name() == segmentName(n) {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	for i, n := range numbers {
-		end := int64(-1)
-		if i+1 < len(numbers) && numbers[i+1] == n+1 {
-			end = s.endBefore(n + 1)
-		}
-		if err := s.replaySegment(n, end); err != nil {
-			return fmt.Errorf("segment %d: %w", n, err)
-		}
-	}
-	return nil
-}
-
-// endBefore is where segment number says that the one before it ends, or -1.
-func (s *Store) endBefore(number int64) int64 {
-	f, err := s.root.Open(segmentName(number))
-	if err != nil {
-		return -1
-	}
-	defer f.Close()
-	b := make([]byte, 64)
-	n, err := io.ReadFull(f, b)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return -1
-	}
-	payload, _, ok := readRecord(b[:n])
-	d := decoder{b: payload}
-	if !ok || d.byte() != kindBegin || d.int() != number || d.bad {
-		return -1
-	}
-	end := d.int()
-	if d.bad {
-		return -1
-	}
-	return end
-}
-
-func (s *Store) replaySegment(number, end int64) error {
-	file, err := s.root.OpenFile(segmentName(number), os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	data, err := io.ReadAll(file)
-	if err != nil {
-		file.Close()
-		return err
-	}
-	if end >= 0 && end <= int64(len(data)) {
-		data = data[:end]
-	}
-	g := &segment{number: number, file: file, parts: map[*run]*part{}}
-	lost := 0
-	size := scan(data, func(offset int, payload []byte, size int) {
-		if err := s.recover(g, offset, payload, size); err != nil {
-			lost++
-			s.log().Error("series: a record cannot be read and is skipped", "segment", number, "offset", offset, "error", err)
-		}
-	}, func(from, to int) {
-		lost++
-		s.log().Error("series: a segment is damaged on disk; what is behind the damage is kept", "segment", number, "offset", from, "bytes", to-from)
-	})
-	g.size = int64(size)
-	if size < len(data) || end > int64(len(data)) {
-		// The rest was being written when the process or the machine ended. If
-		// the segment was complete, it is damage.
-		if end >= 0 {
-			lost++
-		}
-		s.log().Warn("series: the end of a segment is cut off", "segment", number, "offset", size, "bytes", len(data)-size, "complete", end >= 0)
-		// It may also be damage to the last record: nobody can tell.
-		s.tolerant = true
-	}
-	if lost > 0 {
-		s.tolerant = true
-	}
-	s.number, s.cut = number, g.size
-	s.open.Add(g.size)
-	s.full = append(s.full, g)
-	return nil
 }
 
 // scan calls each with every whole record, and damaged with every stretch
@@ -217,8 +94,29 @@ func scan(data []byte, each func(offset int, payload []byte, size int), damaged 
 	return good
 }
 
+// recoverAll takes the records of data into memory, which g has from at on. It
+// returns where the last whole record ends, and how often something was lost.
+func (s *Store) recoverAll(g *segment, number, at int64, data []byte) (size, lost int, err error) {
+	size = scan(data, func(offset int, payload []byte, size int) {
+		if err != nil {
+			return
+		}
+		switch e := s.recover(g, number, at+int64(offset), payload, size); {
+		case errors.Is(e, mlaas.ErrUnavailable):
+			err = e
+		case e != nil:
+			lost++
+			s.log().Error("series: a record cannot be read and is skipped", "segment", number, "offset", offset, "error", e)
+		}
+	}, func(from, to int) {
+		lost++
+		s.log().Error("series: a segment is damaged; what is behind the damage is kept", "segment", number, "offset", from, "bytes", to-from)
+	})
+	return size, lost, err
+}
+
 // recover takes a record of a segment into memory.
-func (s *Store) recover(g *segment, offset int, payload []byte, size int) error {
+func (s *Store) recover(g *segment, number, offset int64, payload []byte, size int) error {
 	d := decoder{b: payload}
 	switch d.byte() {
 	case kindBegin:
@@ -228,14 +126,14 @@ func (s *Store) recover(g *segment, offset int, payload []byte, size int) error 
 		if d.bad {
 			return errBroken
 		}
-		return s.recoverForget(g, k)
+		return s.recoverForget(number, k)
 	}
 	sp, err := readSpan(payload)
 	if err != nil {
 		return err
 	}
 	r, err := s.recovering(key{sp.fence.Tenant, sp.fence.Run})
-	if err != nil || r.Sealed >= g.number {
+	if err != nil || !r.ours || r.Sealed >= number {
 		return err
 	}
 	if sp.n > 0 && sp.cursor <= r.newest(sp.kind) {
@@ -247,7 +145,7 @@ func (s *Store) recover(g *segment, offset int, payload []byte, size int) error 
 			return err
 		}
 	}
-	r.take(g, &sp, int64(offset), size, points)
+	r.take(g, &sp, offset, size, points)
 	return nil
 }
 
@@ -259,19 +157,23 @@ func (s *Store) recovering(k key) (*run, error) {
 	if err := checkKey(k); err != nil {
 		return nil, err
 	}
-	r, err := s.load(k)
+	r, err := s.medium.load(context.Background(), k)
+	if errors.Is(err, mlaas.ErrUnavailable) {
+		return nil, err
+	}
 	if err != nil {
 		s.log().Error("series: a run cannot be read", "run", k.run, "error", err)
-		r = &run{key: k, names: map[string]string{}, lived: map[teller]bool{}, state: newState(), err: err}
+		r = s.newRun(k)
+		r.ours, r.err = true, err
 	}
 	s.runs[k] = r
 	return r, r.err
 }
 
 // recoverForget does again what Delete does.
-func (s *Store) recoverForget(g *segment, k key) error {
+func (s *Store) recoverForget(number int64, k key) error {
 	r, err := s.recovering(k)
-	if err == nil && r.Sealed >= g.number {
+	if err == nil && (!r.ours || r.Sealed >= number) {
 		return nil // sealed with it, so the manifest is of what came after
 	}
 	if r == nil {
@@ -279,10 +181,8 @@ func (s *Store) recoverForget(g *segment, k key) error {
 	}
 	r.err = nil
 	s.drop(r)
-	if err := s.root.Remove(k.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil // its blobs are named by nobody now, and collected
+	delete(s.runs, k)
+	return s.medium.discard(context.Background(), k) // its blobs are named by nobody now, and collected
 }
 
 // of is the mark of the stream of that kind.
@@ -321,6 +221,7 @@ func (r *run) take(g *segment, sp *span, offset int64, size int, points []mlaas.
 	switch sp.kind {
 	case kindLines:
 		if sp.n > 0 {
+			m.time = sp.times()
 			p.lines = append(p.lines, m)
 			p.text += int64(len(sp.body))
 		}

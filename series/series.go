@@ -9,7 +9,9 @@
 package series
 
 import (
+	"math"
 	"regexp"
+	"time"
 
 	"mlaas.dev/mlaas"
 )
@@ -38,7 +40,36 @@ type LineQuery struct {
 	Limit   int            // 0: 1000; at most 10000
 	Grep    *regexp.Regexp // nil: every line
 	Last    int            // > 0: instead of From, the last so many lines that match
+	Since   time.Time      // zero: any; else only lines that were written then or later
+	Until   time.Time      // zero: any; else only lines that were written before
 }
+
+// any reports whether q asks for every line, so that what is missing is told.
+func (q *LineQuery) any() bool { return q.Grep == nil && q.Since.IsZero() && q.Until.IsZero() }
+
+// meets reports whether lines of that stretch of time can be asked for.
+func (q *LineQuery) meets(t stretchOfTime) bool {
+	return (q.Since.IsZero() || t.to >= q.Since.Unix()) && (q.Until.IsZero() || t.from <= q.Until.Unix())
+}
+
+// within reports whether a line of that time is asked for.
+func (q *LineQuery) within(at time.Time) bool {
+	return (q.Since.IsZero() || !at.Before(q.Since)) && (q.Until.IsZero() || at.Before(q.Until))
+}
+
+// A stretchOfTime is from the earliest to the latest of some lines, in Unix
+// seconds. Lines come in the order of arrival, so stretches overlap.
+type stretchOfTime struct {
+	from, to int64
+}
+
+// someTime is the stretch of no line; any that is added makes it that one.
+func someTime() stretchOfTime { return stretchOfTime{math.MaxInt64, math.MinInt64} }
+
+// anyTime is the stretch of lines whose times are not known.
+func anyTime() stretchOfTime { return stretchOfTime{math.MinInt64, math.MaxInt64} }
+
+func (t *stretchOfTime) add(o stretchOfTime) { t.from, t.to = min(t.from, o.from), max(t.to, o.to) }
 
 // A RunPoint is one stored point of a run.
 type RunPoint struct {

@@ -24,6 +24,8 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/series"
+	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/store/sqlitestore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,6 +36,7 @@ type memory struct {
 	blobs map[mlaas.Digest][]byte
 	fail  error  // of Put
 	event func() // before Put and Delete return
+	reads int
 }
 
 func newMemory() *memory { return &memory{blobs: map[mlaas.Digest][]byte{}} }
@@ -60,7 +63,7 @@ func (m *memory) Get(_ context.Context, d mlaas.Digest, offset int64) (io.ReadCl
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	data, ok := m.blobs[d]
-	if !ok {
+	if m.reads++; !ok {
 		return nil, mlaas.ErrNotFound
 	}
 	return io.NopCloser(bytes.NewReader(data[offset:])), nil
@@ -97,11 +100,98 @@ func (m *memory) Delete(_ context.Context, d mlaas.Digest) error {
 	return nil
 }
 
-func open(t testing.TB, s *series.Store) *series.Store {
-	t.Helper()
+// A medium is where a test has its stores.
+type medium struct {
+	name    string
+	prepare func(t testing.TB, s *series.Store)
+
+	// crash opens what s leaves when its process ends without a word.
+	crash func(t testing.TB, s *series.Store) *series.Store
+}
+
+var inFolder = medium{"folder", func(t testing.TB, s *series.Store) {
 	if s.Dir == "" {
 		s.Dir = t.TempDir()
 	}
+}, func(t testing.TB, s *series.Store) *series.Store {
+	next := like(s)
+	next.Dir = t.TempDir()
+	copyStore(t, s.Dir, next.Dir)
+	s.Close()
+	return next
+}}
+
+var onObjects = medium{"objects", func(t testing.TB, s *series.Store) {
+	if s.Objects == nil {
+		s.Objects = newBucket()
+	}
+	if s.DB == nil {
+		s.DB = newRecords(t)
+	}
+	if s.Shard == "" {
+		s.Shard = "here"
+	}
+	if s.Every == 0 {
+		s.Every = time.Nanosecond // what gathers is tested on its own
+	}
+}, func(_ testing.TB, s *series.Store) *series.Store { return like(s) }} // s goes on, and nobody hears it
+
+// like is a store of the same place.
+func like(s *series.Store) *series.Store {
+	return &series.Store{Dir: s.Dir, Blob: s.Blob, Log: s.Log, SegmentBytes: s.SegmentBytes, LogBytes: s.LogBytes, MaxKeys: s.MaxKeys,
+		Objects: s.Objects, DB: s.DB, Shard: s.Shard, Epoch: s.Epoch, Held: s.Held, Take: s.Take, Every: s.Every, GatherBytes: s.GatherBytes}
+}
+
+func newRecords(t testing.TB) store.Driver {
+	t.Helper()
+	db, err := sqlitestore.Open(t.Context(), ":memory:", sqlitestore.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// TestStore is what holds wherever a store is.
+func TestStore(t *testing.T) {
+	tests := map[string]func(*testing.T, medium){
+		"Lines":                 testLines,
+		"Delivery":              testDelivery,
+		"Refused":               testRefused,
+		"Junk":                  testJunk,
+		"Changed":               testChanged,
+		"Points":                testPoints,
+		"NaNCountsForLastAlone": testNaNCountsForLastAlone,
+		"Buckets":               testBuckets,
+		"TooManyKeys":           testTooManyKeys,
+		"Delete":                testDelete,
+		"LimitOnLog":            testLimitOnLog,
+		"Trim":                  testTrim,
+		"UsageAndBlobs":         testUsageAndBlobs,
+		"Together":              testTogether,
+		"Idle":                  testIdle,
+		"SealingFails":          testSealingFails,
+		"Cancelled":             testCancelled,
+		"FlippedBitInChunk":     testFlippedBitInChunk,
+		"LostChunk":             testLostChunk,
+		"Times":                 testTimes,
+		"Model":                 testModel,
+	}
+	for _, on := range []medium{inFolder, onObjects} {
+		for name, test := range tests {
+			t.Run(on.name+"/"+name, func(t *testing.T) { test(t, on) })
+		}
+	}
+}
+
+func open(t testing.TB, s *series.Store) *series.Store {
+	t.Helper()
+	return inFolder.open(t, s)
+}
+
+func (on medium) open(t testing.TB, s *series.Store) *series.Store {
+	t.Helper()
+	on.prepare(t, s)
 	if s.Blob == nil {
 		s.Blob = newMemory()
 	}
@@ -115,7 +205,12 @@ func open(t testing.TB, s *series.Store) *series.Store {
 // again opens what another store left, after it was closed.
 func again(t testing.TB, old *series.Store) *series.Store {
 	t.Helper()
-	return open(t, &series.Store{Dir: old.Dir, Blob: old.Blob, Log: old.Log, SegmentBytes: old.SegmentBytes, LogBytes: old.LogBytes, MaxKeys: old.MaxKeys})
+	s := like(old)
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
 // seal runs the store until everything that is full is sealed.
@@ -184,8 +279,8 @@ func short(list []series.Line) string {
 	return strings.Join(out, " ")
 }
 
-func TestLines(t *testing.T) {
-	s := open(t, &series.Store{})
+func testLines(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	w0, w1 := fence("worker-0", 1), fence("worker-1", 1)
 	if got := short(lines(t, s, series.LineQuery{})); got != "" {
 		t.Errorf("before the first there is %s", got)
@@ -240,8 +335,8 @@ func TestLines(t *testing.T) {
 	check(again(t, s))
 }
 
-func TestDelivery(t *testing.T) {
-	s := open(t, &series.Store{})
+func testDelivery(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	w := fence("worker-0", 1)
 	add(t, s, logFrame(w, 1, "a", "b", "c"))
 	add(t, s, logFrame(w, 1, "a", "b", "c"))      // again
@@ -261,8 +356,8 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
-	s := open(t, &series.Store{})
+func testRefused(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	w := fence("worker-0", 1)
 	bad := map[string]series.Batch{
 		"tenant":  {Fence: mlaas.Fence{Run: "run", Replica: "worker-0"}, Frame: logFrame(w, 1, "a").Frame},
@@ -283,8 +378,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestJunk(t *testing.T) {
-	s := open(t, &series.Store{})
+func testJunk(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	w := fence("worker-0", 1)
 	long := strings.Repeat("ä", 50_000) // 100,000 bytes
 	add(t, s, logFrame(w, 1, "\x1b[31mred\x00\xff\xfe", long, "after"))
@@ -317,8 +412,8 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-func TestChanged(t *testing.T) {
-	s := open(t, &series.Store{})
+func testChanged(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	mine, _ := s.Changed(tenant, "run")
 	other, leave := s.Changed(tenant, "other")
 	add(t, s, logFrame(fence("worker-0", 1), 1, "a"))
@@ -370,8 +465,8 @@ func points(t testing.TB, s *series.Store, q series.PointQuery) []series.Curve {
 	return got
 }
 
-func TestPoints(t *testing.T) {
-	s := open(t, &series.Store{})
+func testPoints(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	w0, w10, w2 := fence("worker-0", 1), fence("worker-10", 1), fence("worker-2", 1)
 	nan, inf := math.NaN(), math.Inf(-1)
 	add(t, s,
@@ -430,8 +525,8 @@ func TestPoints(t *testing.T) {
 	check(again(t, s))
 }
 
-func TestNaNCountsForLastAlone(t *testing.T) {
-	s := open(t, &series.Store{})
+func testNaNCountsForLastAlone(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	nan := math.NaN()
 	add(t, s, pointFrame(fence("worker-0", 1), 1, pt("x", 0, nan), pt("x", 1, 2), pt("x", 2, nan), pt("y", 0, nan), pt("y", 1, nan)))
 	if got, want := drawn(points(t, s, series.PointQuery{Buckets: 1})), "worker-0.x 2=2..2,NaN; worker-0.y 1=NaN..NaN,NaN"; got != want {
@@ -441,9 +536,9 @@ func TestNaNCountsForLastAlone(t *testing.T) {
 
 // Buckets of sealed and unsealed points, many and few, must be of exactly the
 // points that are there.
-func TestBuckets(t *testing.T) {
+func testBuckets(t *testing.T, on medium) {
 	const n = 200_000
-	s := open(t, &series.Store{SegmentBytes: 1 << 20})
+	s := on.open(t, &series.Store{SegmentBytes: 1 << 20})
 	w := fence("worker-0", 1)
 	all := make([]mlaas.Point, n)
 	for i := range all {
@@ -510,8 +605,8 @@ func exact(buckets []series.Bucket, all []mlaas.Point, low, high int64) error {
 	return nil
 }
 
-func TestTooManyKeys(t *testing.T) {
-	s := open(t, &series.Store{MaxKeys: 3})
+func testTooManyKeys(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{MaxKeys: 3})
 	w := fence("worker-0", 1)
 	add(t, s, pointFrame(w, 1, pt("a", 1, 1), pt("", 1, 1), pt("b", 1, 1), pt(strings.Repeat("k", 1000), 1, 1), pt("c", 1, 1), pt("d", 1, 1), pt("a", 2, 2)))
 	var many []mlaas.Point
@@ -547,8 +642,8 @@ func TestTooManyKeys(t *testing.T) {
 	check(again(t, s))
 }
 
-func TestDelete(t *testing.T) {
-	s := open(t, &series.Store{})
+func testDelete(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	place := s.Blob.(*memory)
 	w := fence("worker-0", 1)
 	add(t, s, logFrame(w, 1, "a"), pointFrame(w, 1, pt("x", 1, 1)))
@@ -589,8 +684,8 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-func TestLimitOnLog(t *testing.T) {
-	s := open(t, &series.Store{SegmentBytes: 10_000, LogBytes: 80_000})
+func testLimitOnLog(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{SegmentBytes: 10_000, LogBytes: 80_000})
 	w := fence("worker-0", 1)
 	text := strings.Repeat("x", 90)
 	const n = 3000
@@ -639,8 +734,8 @@ func TestLimitOnLog(t *testing.T) {
 	check(again(t, s))
 }
 
-func TestTrim(t *testing.T) {
-	s := open(t, &series.Store{})
+func testTrim(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	for i := range 4 {
 		f := fence("worker-0", 1)
 		f.Run = mlaas.RunID(fmt.Sprintf("run%d", i))
@@ -683,8 +778,8 @@ func TestTrim(t *testing.T) {
 	}
 }
 
-func TestUsageAndBlobs(t *testing.T) {
-	s := open(t, &series.Store{})
+func testUsageAndBlobs(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	if got := usage(t, s); got != 0 {
 		t.Errorf("empty it uses %d", got)
 	}
@@ -718,8 +813,8 @@ func TestUsageAndBlobs(t *testing.T) {
 	}
 }
 
-func TestTogether(t *testing.T) {
-	s := open(t, &series.Store{SegmentBytes: 20_000})
+func testTogether(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{SegmentBytes: 20_000})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -788,9 +883,9 @@ func TestTogether(t *testing.T) {
 }
 
 // In a bubble a segment that nobody appends to is sealed after a while.
-func TestIdle(t *testing.T) {
+func testIdle(t *testing.T, on medium) {
 	synctest.Test(t, func(t *testing.T) {
-		s := open(t, &series.Store{})
+		s := on.open(t, &series.Store{})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
@@ -812,11 +907,11 @@ func TestIdle(t *testing.T) {
 
 // Where blobs cannot be stored everything stays readable and durable, and is
 // sealed when they can be again.
-func TestSealingFails(t *testing.T) {
+func testSealingFails(t *testing.T, on medium) {
 	synctest.Test(t, func(t *testing.T) {
 		place := newMemory()
 		place.fail = fmt.Errorf("no room: %w", mlaas.ErrDisk)
-		s := open(t, &series.Store{Blob: place, SegmentBytes: 1000})
+		s := on.open(t, &series.Store{Blob: place, SegmentBytes: 1000})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
@@ -849,8 +944,8 @@ func TestSealingFails(t *testing.T) {
 	})
 }
 
-func TestCancelled(t *testing.T) {
-	s := open(t, &series.Store{})
+func testCancelled(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	ctx, cancel := context.WithCancel(t.Context())
 	add(t, s, logFrame(fence("worker-0", 1), 1, "a"))
 	cancel()
@@ -1035,8 +1130,8 @@ func TestFlippedBit(t *testing.T) {
 }
 
 // A flipped bit in a chunk costs the block that it is in.
-func TestFlippedBitInChunk(t *testing.T) {
-	s := open(t, &series.Store{})
+func testFlippedBitInChunk(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
 	place := s.Blob.(*memory)
 	w := fence("worker-0", 1)
 	add(t, s, logFrame(w, 1, "one"), pointFrame(w, 1, pt("x", 1, 1)))
@@ -1059,6 +1154,70 @@ func TestFlippedBitInChunk(t *testing.T) {
 	}
 	if got, err := s.RunPoints(t.Context(), tenant, "run", 1, 10); err != nil || len(got) != 3 {
 		t.Errorf("there is %v, %v", got, err)
+	}
+}
+
+// A stretch of time is read without the rest, wherever it is.
+func testTimes(t *testing.T, on medium) {
+	place := newMemory()
+	s := on.open(t, &series.Store{Blob: place, SegmentBytes: 1 << 20})
+	w := fence("worker-0", 1)
+	const n = 20_000
+	for i := int64(1); i <= n; i += 100 {
+		var texts []string
+		for k := range int64(100) {
+			texts = append(texts, fmt.Sprint(i+k, " ", blob.Name(fmt.Append(nil, i+k)))) // a second each, by logFrame
+		}
+		add(t, s, logFrame(w, i, texts...))
+		if i == n/2+1 {
+			seal(t, s)
+		}
+	}
+	check := func(q series.LineQuery, first, last int64) {
+		t.Helper()
+		got := lines(t, s, q)
+		if int64(len(got)) != last-first+1 || len(got) > 0 && (got[0].Cursor != first || got[len(got)-1].Cursor != last) {
+			t.Errorf("%+v: there are %d lines, want %d to %d", q, len(got), first, last)
+		}
+	}
+	at := func(i int64) time.Time { return began.Add(time.Duration(i) * time.Second) }
+	for range 2 {
+		place.mu.Lock()
+		place.reads = 0
+		place.mu.Unlock()
+		check(series.LineQuery{Since: at(3000), Until: at(3010)}, 3000, 3009)
+		check(series.LineQuery{Since: at(3000).Add(1), Until: at(3010).Add(1), Replica: "worker-0"}, 3001, 3010)
+		if place.reads > 6 { // an index and at most two blocks, of a chunk of more than twenty
+			t.Errorf("%d reads for ten lines", place.reads)
+		}
+		check(series.LineQuery{Since: at(n - 4)}, n-4, n)
+		check(series.LineQuery{Until: at(6)}, 1, 5)
+		check(series.LineQuery{Until: at(n / 2), Last: 3}, n/2-3, n/2-1)
+		check(series.LineQuery{Since: at(5000), Limit: 2, Grep: regexp.MustCompile("^50[0-9]* ")}, 5000, 5001)
+		check(series.LineQuery{Since: at(5000), From: 6000, Limit: 5}, 6000, 6004)
+		check(series.LineQuery{Since: at(2 * n)}, 1, 0)
+		seal(t, s)
+	}
+}
+
+// A chunk that is lost costs what is in it; sealing goes on, and so does what
+// comes after.
+func testLostChunk(t *testing.T, on medium) {
+	s := on.open(t, &series.Store{})
+	place := s.Blob.(*memory)
+	w := fence("worker-0", 1)
+	add(t, s, logFrame(w, 1, "one"), pointFrame(w, 1, pt("x", 1, 1)))
+	seal(t, s)
+	clear(place.blobs)
+	for i := range int64(2) {
+		add(t, s, logFrame(w, i+2, "more"), pointFrame(w, i+2, pt("x", i+2, 2)))
+		seal(t, s)
+	}
+	if got := lines(t, s, series.LineQuery{}); len(got) != 3 || got[0].Stream != "platform" || got[2].Cursor != 3 {
+		t.Errorf("there is %s", short(got))
+	}
+	if got, want := drawn(points(t, s, series.PointQuery{})), "worker-0.x 2=2 3=2"; got != want {
+		t.Errorf("there is %s, want %s", got, want)
 	}
 }
 

@@ -21,6 +21,10 @@ import (
 // Appending goes on; sealing waits for file, so that it should put the bytes
 // somewhere and come back.
 func (s *Store) Snapshot(ctx context.Context, file func(name string, size int64, data io.Reader) error) (blobs []mlaas.Digest, release func(), err error) {
+	in, ok := s.medium.(*folder)
+	if !ok {
+		return nil, nil, fmt.Errorf("what is in a bucket is copied with the bucket: %w", mlaas.ErrInvalid)
+	}
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
 	s.mu.Lock()
@@ -47,18 +51,18 @@ func (s *Store) Snapshot(ctx context.Context, file func(name string, size int64,
 		}
 	}()
 	for _, g := range open {
-		if err := file(segmentName(g.number), g.size, io.NewSectionReader(g.file, 0, g.size)); err != nil {
+		if err := file(segmentName(g.number), g.size, io.NewSectionReader(g.data, 0, g.size)); err != nil {
 			return nil, nil, err
 		}
 	}
-	err = s.eachManifest(func(k key, r *run, err error) error {
+	err = in.each(ctx, func(k key, r *run, err error) error {
 		if err != nil {
 			return fmt.Errorf("the series of run %s: %w", k.run, err)
 		}
 		for _, c := range slices.Concat(r.Logs, r.Metrics) {
 			blobs = append(blobs, c.Blob)
 		}
-		f, err := s.root.Open(k.path())
+		f, err := in.root.Open(k.path())
 		if err != nil {
 			return err
 		}

@@ -1,11 +1,11 @@
 package series
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/store"
 )
 
 // A Store keeps the lines and points of all runs. Fill in the fields, call
@@ -27,18 +29,43 @@ import (
 // line of stream "platform" in their place that says how many. It carries the
 // last number of the missing ones, so that whoever goes on from there goes on
 // behind them.
+//
+// What is not sealed is in a folder, of which one process has the store, or in
+// objects, of which one service at a time has a shard: see [Objects].
 type Store struct {
-	Dir  string      // the folder of the segments and the manifests
+	Dir  string      // the folder of the segments and the manifests; empty: they are objects and records
 	Blob blob.Driver // where sealed chunks go
 	Now  func() time.Time
 	Log  *slog.Logger
+
+	// Where Dir is empty:
+	Objects Objects      // where segments are
+	DB      store.Driver // where manifests are
+	Shard   string       // the name of what this store has alone: the cluster whose booster appends
+	Epoch   int64        // of the lease by which that booster has the cluster; an older one opens nothing
+
+	// Held is asked before and after each object that is put: an error says
+	// that the lease is lost, and nothing of the object is acknowledged. Nil:
+	// the record of the shard alone says who has it.
+	Held func(ctx context.Context) error
+
+	// Take has the shard called from release a run that it holds, because a
+	// later attempt of the run appends here. Run calls it; until it has done so
+	// what is appended of the run is refused as mlaas.ErrUnavailable. Nil: it
+	// stays refused.
+	Take func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID, from string) error
+
+	Every       time.Duration // while much is appended, objects begin so far apart; 0: 1 s
+	GatherBytes int64         // what is put at once though it is sooner; 0: 4 MiB
+
+	readOnly   bool // nothing is written, but for manifests by who has no shard
+	sealedOnly bool // and only what is sealed is read
 
 	SegmentBytes int64 // a segment is sealed when it is larger; 0: 16 MiB
 	LogBytes     int64 // of text kept of one run; 0: 1 GiB
 	MaxKeys      int   // metric names kept of one run; 0: 10,000
 
-	root     *os.Root
-	held     *os.File // the lock on Dir
+	medium   medium
 	pack     *zstd.Encoder
 	unpack   *zstd.Decoder
 	index    cache
@@ -53,23 +80,24 @@ type Store struct {
 	mu       sync.Mutex
 	runs     map[key]*run // those with unsealed data, and others for a while
 	watched  map[key]*watch
-	holds    int        // snapshots that are being copied
-	active   *segment   // what is appended to; nil: a new one must be made
-	full     []*segment // waiting to be sealed, oldest first
-	number   int64      // of the newest segment
-	cut      int64      // where the newest ends: what is behind it was not acknowledged
-	appended time.Time  // the last time
+	holds    int            // snapshots that are being copied
+	active   *segment       // what is appended to; nil: a new one must be made
+	full     []*segment     // waiting to be sealed, oldest first
+	appended time.Time      // the last time
+	wrote    time.Time      // when the last object was begun; of the leader of the queue
+	taking   map[key]string // runs to be taken by Run, and from which shard
+	wanted   chan struct{}  // Run: look at taking
 
-	kick   chan struct{} // Run: look again
-	ended  chan struct{} // closed when Run ends
-	sealed atomic.Int64  // bytes of all sealed chunks; below 0: not counted yet
-	open   atomic.Int64  // bytes of all segments
+	kick     chan struct{} // Run: look again
+	ended    chan struct{} // closed when Run ends
+	sealed   atomic.Int64  // bytes of all sealed chunks; below 0: not counted yet
+	unsealed atomic.Int64  // bytes of all segments
 }
 
 const (
-	maxFull   = 8                // segments that wait to be sealed; then whoever appends helps
-	idle      = 10 * time.Minute // after which a segment is sealed though it is not full
-	maxLoaded = 1024             // runs held in memory without need
+	durableWithin = 10 * time.Second // Durable asks no longer than that
+	idle          = 10 * time.Minute // after which a segment is sealed though it is not full
+	maxLoaded     = 1024             // runs held in memory without need
 )
 
 type key struct {
@@ -80,14 +108,17 @@ type key struct {
 // A run is what is known of a run without reading its data. All but key is
 // under Store.mu.
 type run struct {
-	key   key
-	pins  int               // who counts on it being in Store.runs
-	used  time.Time         // the last time, for what is held without need
-	err   error             // its manifest cannot be read
-	state                   // durable: in the manifest and in the segments after it
-	parts []*part           // unsealed, in the order of their segments
-	names map[string]string // each name of a replica, to be held once
-	lived map[teller]bool   // who has appended since Open, where damage was found
+	key     key
+	ours    bool              // this store alone appends to it
+	leaving bool              // it is being released: nobody appends to it
+	rev     int64             // of its manifest, where that is a record
+	pins    int               // who counts on it being in Store.runs
+	used    time.Time         // the last time, for what is held without need
+	err     error             // its manifest cannot be read
+	state                     // durable: in the manifest and in the segments after it
+	parts   []*part           // unsealed, in the order of their segments
+	names   map[string]string // each name of a replica, to be held once
+	lived   map[teller]bool   // who has appended since Open, where damage was found
 }
 
 // state is what of a run must not be forgotten when its data is.
@@ -127,6 +158,7 @@ type mention struct {
 	cursor  int64 // of the first
 	seq     int64 // of the first; lines only
 	replica string
+	time    stretchOfTime // lines only
 }
 
 type curve struct{ replica, key string }
@@ -150,9 +182,20 @@ func (s *Store) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-func (s *Store) segmentBytes() int64 { return orDefault(s.SegmentBytes, 16<<20) }
-func (s *Store) logBytes() int64     { return orDefault(s.LogBytes, 1<<30) }
-func (s *Store) maxKeys() int        { return orDefault(s.MaxKeys, 10_000) }
+func (s *Store) every() time.Duration { return cmp.Or(max(s.Every, 0), time.Second) }
+func (s *Store) gatherBytes() int64   { return orDefault(s.GatherBytes, 4<<20) }
+func (s *Store) segmentBytes() int64  { return orDefault(s.SegmentBytes, 16<<20) }
+func (s *Store) logBytes() int64      { return orDefault(s.LogBytes, 1<<30) }
+func (s *Store) maxKeys() int         { return orDefault(s.MaxKeys, 10_000) }
+
+// maxFull is how many segments wait to be sealed; then whoever appends helps.
+// Those that are objects are held in memory meanwhile.
+func (s *Store) maxFull() int {
+	if s.Dir == "" {
+		return 2
+	}
+	return 8
+}
 
 func orDefault[N int | int64](v, or N) N {
 	if v > 0 {
@@ -161,13 +204,14 @@ func orDefault[N int | int64](v, or N) N {
 	return or
 }
 
-// Open reads what Dir holds, which is made if it is not there, and cuts what a
-// crash left half-written. Nothing else may be called before it.
-func (s *Store) Open() error {
+// Open reads what is not sealed, which is made if it is not there, and cuts
+// what a crash left half-written. Nothing else may be called before it.
+func (s *Store) Open() error { return s.open(context.Background()) }
+
+func (s *Store) open(ctx context.Context) (err error) {
 	if s.Blob == nil {
 		return errors.New("series: a store needs a place for blobs")
 	}
-	var err error
 	s.pack, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2),
 		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
 	if err != nil {
@@ -177,39 +221,31 @@ func (s *Store) Open() error {
 	if err != nil {
 		return err
 	}
-	s.runs, s.watched = map[key]*run{}, map[key]*watch{}
+	s.runs, s.watched, s.taking = map[key]*run{}, map[key]*watch{}, map[key]string{}
 	s.index = cache{most: 16 << 20}
-	s.kick, s.ended = make(chan struct{}, 1), make(chan struct{})
+	s.kick, s.wanted, s.ended = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 	s.sealed.Store(-1)
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return full(err)
+	if s.medium, err = s.choose(); err == nil {
+		if err = s.medium.open(ctx); err != nil {
+			_ = s.Close()
+		}
 	}
-	if s.root, err = os.OpenRoot(s.Dir); err != nil {
-		return err
-	}
-	if err = s.lock(); err == nil {
-		err = s.makeFolder(manifests)
-	}
-	if err == nil {
-		err = s.replay()
-	}
-	if err != nil {
-		_ = s.Close()
-		return fmt.Errorf("open the series in %s: %w", s.Dir, full(err))
-	}
-	return nil
+	return err
 }
 
-// lock keeps other processes out of Dir, which would write to the same files,
-// until this one ends or closes the store.
-func (s *Store) lock() (err error) {
-	if s.held, err = s.root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return err
+// choose makes the medium that the fields ask for.
+func (s *Store) choose() (medium, error) {
+	switch {
+	case s.Dir != "" && s.Objects != nil:
+		return nil, errors.New("series: a store is in a folder or in objects, not in both")
+	case s.Dir != "":
+		return &folder{Store: s}, nil
+	case s.Objects == nil || s.DB == nil:
+		return nil, errors.New("series: a store needs a folder, or a place for objects and one for records")
+	case !safeName(s.Shard):
+		return nil, mlaas.Invalid("shard", "a name that is safe in a path", s.Shard)
 	}
-	if err := syscall.Flock(int(s.held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("another process uses it (%w): %w", err, mlaas.ErrConflict)
-	}
-	return nil
+	return &shard{Store: s}, nil
 }
 
 // Close frees what Open holds. Nothing may be called after it.
@@ -220,15 +256,13 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	for _, seg := range append(s.full, s.active) {
 		if seg != nil {
-			seg.file.Close()
+			seg.data.Close()
 		}
 	}
 	s.full, s.active, s.runs = nil, nil, map[key]*run{}
 	s.unpack.Close()
-	if s.held != nil {
-		s.held.Close()
-	}
-	return errors.Join(s.pack.Close(), s.root.Close())
+	s.medium.close()
+	return s.pack.Close()
 }
 
 // Run seals full segments into blob, and those that nobody has appended to for
@@ -236,6 +270,13 @@ func (s *Store) Close() error {
 // where it is, and is tried again. It is called once.
 func (s *Store) Run(ctx context.Context) error {
 	defer close(s.ended)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.takeRuns(ctx) })
+	g.Go(func() error { return s.sealAll(ctx) })
+	return g.Wait()
+}
+
+func (s *Store) sealAll(ctx context.Context) error {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
 	failures := 0
@@ -285,7 +326,7 @@ func (s *Store) rotateIdle() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.active != nil && s.active.holds() && s.now().Sub(s.appended) >= idle {
-			s.retire()
+			s.retire(s.active)
 		}
 	})
 }
@@ -298,16 +339,28 @@ func (s *Store) nudge() {
 	}
 }
 
+// What a run is looked for.
+type purpose int
+
+const (
+	toRead   purpose = iota // it is mlaas.ErrUnavailable where another shard holds it
+	toManage                // whoever holds it
+	toAppend
+)
+
 // find returns the run called k, read from its manifest if need be, and counts
 // on it until release is called.
-func (s *Store) find(k key) (r *run, release func(), err error) {
+func (s *Store) find(ctx context.Context, k key, why purpose, epoch int) (r *run, release func(), err error) {
 	if err := checkKey(k); err != nil {
 		return nil, nil, err
 	}
 	take := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if r = s.runs[k]; r != nil {
+		if r = s.runs[k]; r != nil && !r.ours && r.err == nil {
+			r = nil // others change it
+		}
+		if r != nil {
 			r.pins++
 		}
 		return r != nil
@@ -316,7 +369,11 @@ func (s *Store) find(k key) (r *run, release func(), err error) {
 		s.loading.Lock()
 		defer s.loading.Unlock()
 		if !take() {
-			loaded, err := s.load(k)
+			load := s.medium.load
+			if why == toAppend {
+				load = func(ctx context.Context, k key) (*run, error) { return s.medium.claim(ctx, k, epoch) }
+			}
+			loaded, err := load(ctx, k)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -333,11 +390,22 @@ func (s *Store) find(k key) (r *run, release func(), err error) {
 		r.used = s.now()
 		s.mu.Unlock()
 	}
-	if r.err != nil {
+	if err = r.err; err == nil && why == toRead {
+		err = s.readable(r)
+	}
+	if err != nil {
 		release()
-		return nil, nil, r.err
+		return nil, nil, err
 	}
 	return r, release, nil
+}
+
+// readable is an error where another shard has of r what is not sealed.
+func (s *Store) readable(r *run) error {
+	if r.ours || r.Released || r.rev == 0 {
+		return nil
+	}
+	return fmt.Errorf("shard %s holds run %s: %w", r.manifest.Shard, r.key.run, mlaas.ErrUnavailable)
 }
 
 // forgetSome drops from memory half of the runs that nobody needs there, when
@@ -361,7 +429,9 @@ func (s *Store) forgetSome() {
 // Durable is the last spool sequence number of each stream that is stored of
 // that incarnation, 0 for none.
 func (s *Store) Durable(fence mlaas.Fence) (log, metric int64) {
-	err := s.look(key{fence.Tenant, fence.Run}, func(r *run) {
+	ctx, cancel := context.WithTimeout(context.Background(), durableWithin)
+	defer cancel()
+	err := s.look(ctx, key{fence.Tenant, fence.Run}, toManage, func(r *run) {
 		m := r.fences[tellerOf(fence)]
 		log, metric = m.log, m.metric
 	})
@@ -372,20 +442,20 @@ func (s *Store) Durable(fence mlaas.Fence) (log, metric int64) {
 }
 
 // LastCursor is the newest cursor of each stream of a run, 0 for none.
-func (s *Store) LastCursor(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID) (log, metric int64, err error) {
-	err = s.look(key{tenant, id}, func(r *run) { log, metric = r.Lines, r.Points })
+func (s *Store) LastCursor(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) (log, metric int64, err error) {
+	err = s.look(ctx, key{tenant, id}, toRead, func(r *run) { log, metric = r.Lines, r.Points })
 	return log, metric, err
 }
 
 // LastSeq is the newest Seq of the lines of a replica, 0 for none.
-func (s *Store) LastSeq(_ context.Context, tenant mlaas.Tenant, id mlaas.RunID, replica string) (seq int64, err error) {
-	err = s.look(key{tenant, id}, func(r *run) { seq = r.seqs[replica] })
+func (s *Store) LastSeq(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID, replica string) (seq int64, err error) {
+	err = s.look(ctx, key{tenant, id}, toRead, func(r *run) { seq = r.seqs[replica] })
 	return seq, err
 }
 
 // look shows f the run called k.
-func (s *Store) look(k key, f func(*run)) error {
-	r, release, err := s.find(k)
+func (s *Store) look(ctx context.Context, k key, why purpose, f func(*run)) error {
+	r, release, err := s.find(ctx, k, why, 0)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -240,4 +241,45 @@ func ClusterLease(cluster string) string { return "cluster/" + cluster }
 func Leases(db Driver) Records[Lease] {
 	return Records[Lease]{DB: db, Kind: "lease",
 		Key: func(l Lease) (mlaas.Tenant, string) { return "", l.Name }}
+}
+
+// A Manifest says what is kept of a run's lines and points, where package
+// series keeps what is not sealed yet as objects. The shard that it names holds
+// the run: it alone appends to it, until it has released it.
+type Manifest struct {
+	Tenant   mlaas.Tenant    `json:"-"`
+	Run      mlaas.RunID     `json:"run"`
+	Shard    string          `json:"shard"`
+	Released bool            `json:"released,omitempty"` // all is in Body, and any shard may take the run
+	Body     json.RawMessage `json:"body"`               // belongs to package series
+}
+
+// SetTenant fills in what the key says.
+func (m *Manifest) SetTenant(t mlaas.Tenant) { m.Tenant = t }
+
+// Series are written by the booster that has the shard which holds the run, by
+// the one that takes it when it was released, and by who removes what is old
+// while no booster has the shard: all by compare-and-set, and who has a shard
+// with a check of its record. ID: RunID.
+func Series(db Driver) Records[Manifest] {
+	return Records[Manifest]{DB: db, Kind: "series",
+		Key: func(m Manifest) (mlaas.Tenant, string) { return m.Tenant, string(m.Run) }}
+}
+
+// A Shard is where one booster at a time appends what the runs of its cluster
+// say, as objects that are numbered from 1.
+type Shard struct {
+	Name   string `json:"name"`
+	Epoch  int64  `json:"epoch"`  // of the lease of who opened it last
+	Opened int64  `json:"opened"` // how often it was opened; each object says by which
+	From   int64  `json:"from"`   // from this number on, objects of openings before Since do not count
+	Since  int64  `json:"since"`
+	Sealed int64  `json:"sealed"` // up to this number all is sealed
+	Given  int64  `json:"given"`  // up to this number any may have been used
+}
+
+// Shards are written by the booster that has the shard. ID: the name; no tenant.
+func Shards(db Driver) Records[Shard] {
+	return Records[Shard]{DB: db, Kind: "shard",
+		Key: func(s Shard) (mlaas.Tenant, string) { return "", s.Name }}
 }

@@ -149,7 +149,8 @@ type Message struct {
 	Subject string // the type of the message
 	Key     string
 	Body    json.RawMessage
-	Due     time.Time // not before; zero: now
+	Due     time.Time     // not before; zero: now
+	After   time.Duration // not before so long after the commit, by the store's own clock: whatever that of the sender says
 }
 
 // A Claim is a message that was handed out.

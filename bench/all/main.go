@@ -32,6 +32,7 @@ func main() {
 		{"commits", nil},
 		{"redis", nil},
 		{"series", nil},
+		{"blob", nil},
 		{"paper", []string{"-bin", path}},
 	} {
 		fmt.Printf("== %s\n", bench.name)

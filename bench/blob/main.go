@@ -40,7 +40,8 @@ func main() {
 	}
 }
 
-// The smallest ratio of bytes a second that is good enough.
+// The smallest ratio of bytes a second that is good enough. Without a name the
+// bytes wait on disk for it: that figure is there to be seen.
 const limit = 0.8
 
 type bench struct {
@@ -81,10 +82,11 @@ func run(dir string, size int64, rounds int) (bool, error) {
 	steps := []struct {
 		name         string
 		driver, bare func() error
+		limit        float64
 	}{
-		{"named", b.putNamed, b.putBare},
-		{"not named", b.putUnnamed, b.putBare},
-		{"get", b.get, b.getBare},
+		{"put named", b.putNamed, b.putBare, limit},
+		{"put not named", b.putUnnamed, b.putBare, 0},
+		{"get", b.get, b.getBare, limit},
 	}
 	ok := true
 	for _, s := range steps {
@@ -119,14 +121,9 @@ func run(dir string, size int64, rounds int) (bool, error) {
 				ratios, mine, theirs = append(ratios, rates[0]/rates[1]), append(mine, rates[0]), append(theirs, rates[1])
 			}
 		}
-		what := "put " + s.name
-		if s.name == "get" {
-			what = s.name
-		}
-		holds := rig.Row(fmt.Sprintf("%s of %s: driver / bare client", what, mlaas.Bytes(size)), rig.Median(ratios), limit, "x", false,
+		holds := rig.Row(fmt.Sprintf("%s of %s: driver / bare client", s.name, mlaas.Bytes(size)), rig.Median(ratios), s.limit, "x", false,
 			fmt.Sprintf("%.0f against %.0f MiB/s", rig.Median(mine), rig.Median(theirs)))
-		// Without a name the bytes wait on disk for it, which has no limit.
-		ok = ok && (holds || s.name == "not named")
+		ok = ok && holds
 	}
 	return ok, nil
 }

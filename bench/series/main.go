@@ -1,6 +1,8 @@
-// Command series measures the store of lines and points alone: how much it
-// makes durable in a second, how fast it draws a long curve, and what reading
-// the tail of a long log costs.
+// Command series measures the store of lines and points alone, in a folder and
+// on objects: how much it makes durable in a second, how fast it draws a long
+// curve, and what reading the tail of a long log costs, here and from another
+// process. The objects are files, each with an fsync, so that what is measured
+// is ours.
 package main
 
 import (
@@ -8,19 +10,25 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"math"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/bench/rig"
 	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/series"
+	"mlaas.dev/mlaas/store/sqlitestore"
 )
 
 func main() {
@@ -45,28 +53,113 @@ func run(dir string, last time.Duration, replicas int) error {
 		return err
 	}
 	defer place.Close()
-	s := &series.Store{Dir: filepath.Join(dir, "series"), Blob: place}
+	ctx := context.Background()
+	db, err := sqlitestore.Open(ctx, filepath.Join(dir, "db"), sqlitestore.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	bucket, err := openBucket(filepath.Join(dir, "bucket"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		measure(ctx, "files", &series.Store{Dir: filepath.Join(dir, "series"), Blob: place}, last, replicas),
+		measure(ctx, "objects", &series.Store{Objects: bucket, DB: db, Shard: "bench", Blob: place}, last, replicas))
+}
+
+func measure(ctx context.Context, name string, s *series.Store, last time.Duration, replicas int) error {
 	if err := s.Open(); err != nil {
 		return err
 	}
 	defer s.Close()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	err = errors.Join(ingest(ctx, s, last, replicas), tail(ctx, s), curve(ctx, s))
+	b := bench{name, s, true}
+	err := errors.Join(b.ingest(ctx, last, replicas), b.tail(ctx), b.curve(ctx))
+	if s.Dir == "" {
+		err = errors.Join(err, b.afar(ctx))
+	}
 	cancel()
-	return errors.Join(err, <-ended)
+	err = errors.Join(err, <-ended)
+	if err == nil && !b.holds {
+		err = fmt.Errorf("on %s not every limit holds", name)
+	}
+	return err
 }
 
-// row prints a figure beside its limit, and how many times better it is.
-func row(what string, got, limit float64, unit string, atLeast bool) error {
-	ratio, word := got/limit, "at least"
-	if !atLeast {
-		ratio, word = limit/got, "at most"
+// A bench measures one store.
+type bench struct {
+	name  string
+	store *series.Store
+	holds bool
+}
+
+// row prints a figure beside its limit.
+func (b *bench) row(what string, got, limit float64, unit string, atMost bool, note string) {
+	b.holds = rig.Row(b.name+": "+what, got, limit, unit, atMost, note) && b.holds
+}
+
+// A bucket is objects as files, durable when Put returns.
+type bucket struct{ root *os.Root }
+
+func openBucket(dir string) (bucket, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return bucket{}, err
 	}
-	fmt.Printf("%-46s %12.1f %s (%s %g; %.1fx)\n", what, got, unit, word, limit, ratio)
-	if ratio < 1 {
-		return fmt.Errorf("%s: %.1f %s, want %s %g", what, got, unit, word, limit)
+	root, err := os.OpenRoot(dir)
+	return bucket{root}, err
+}
+
+// name is the file of a key: one folder is enough.
+func (bucket) name(key string) string { return strings.ReplaceAll(key, "/", "+") }
+
+func (b bucket) Put(_ context.Context, key string, data []byte) error {
+	f, err := b.root.OpenFile(b.name(key), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	folder, err := b.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return folder.Sync()
+}
+
+func (b bucket) Get(_ context.Context, key string) ([]byte, error) {
+	data, err := b.root.ReadFile(b.name(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = mlaas.ErrNotFound
+	}
+	return data, err
+}
+
+func (b bucket) List(_ context.Context, prefix string) (found []series.Object, err error) {
+	all, err := fs.ReadDir(b.root.FS(), ".")
+	for _, e := range all {
+		if key := strings.ReplaceAll(e.Name(), "+", "/"); strings.HasPrefix(key, prefix) {
+			if info, err := e.Info(); err == nil { // else it went meanwhile
+				found = append(found, series.Object{Key: key, Size: info.Size()})
+			}
+		}
+	}
+	return found, err
+}
+
+func (b bucket) Delete(_ context.Context, keys ...string) error {
+	for _, key := range keys {
+		if err := b.root.Remove(b.name(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
@@ -78,8 +171,11 @@ func cpu() time.Duration {
 }
 
 // ingest appends lines of 100 bytes and points from many replicas at once.
-func ingest(ctx context.Context, s *series.Store, last time.Duration, replicas int) error {
-	const batch = 200
+func (b *bench) ingest(ctx context.Context, last time.Duration, replicas int) error {
+	batch := int64(200)
+	if b.store.Dir == "" { // what a replica has on its way: an object is on its way for longer than an fsync
+		batch = 2000
+	}
 	var lines, points atomic.Int64
 	var mu sync.Mutex
 	var waits []time.Duration
@@ -95,11 +191,11 @@ func ingest(ctx context.Context, s *series.Store, last time.Duration, replicas i
 			for first := int64(1); time.Since(began) < last; first += batch {
 				now := time.Now()
 				log.First, metric.First = first, first
-				for k := range int64(batch) {
+				for k := range batch {
 					log.Lines[k] = mlaas.LogLine{Time: now, Stream: "stdout", Text: fmt.Sprintf("step %09d loss %.12f accuracy %.12f learning rate 0.001 examples per second %012d", first+k, 1/float64(first+k), 1-1/float64(first+k), first*k)[:100]}
 					metric.Points[k] = mlaas.Point{Key: [...]string{"loss", "accuracy", "rate", "time"}[k%4], Step: (first + k) / 4, Time: now.UnixMilli(), Value: mlaas.Number(math.Sin(float64(first + k)))}
 				}
-				if err := s.Append(ctx, series.Batch{Fence: f, Frame: log}, series.Batch{Fence: f, Frame: metric}); err != nil {
+				if err := b.store.Append(ctx, series.Batch{Fence: f, Frame: log}, series.Batch{Fence: f, Frame: metric}); err != nil {
 					errs <- err
 					return
 				}
@@ -122,63 +218,88 @@ func ingest(ctx context.Context, s *series.Store, last time.Duration, replicas i
 	slices.Sort(waits)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	fmt.Printf("%d replicas in 4 runs, frames of %d; %.2f cores used; p50 %s, p99 %s from call to durable; heap %d MiB\n", replicas, batch, spent/took,
-		waits[len(waits)/2].Round(time.Microsecond), waits[len(waits)*99/100].Round(time.Microsecond), m.HeapAlloc>>20)
-	return errors.Join(
-		row("lines of 100 bytes durable in a second", float64(lines.Load())/took, 100_000, "/s", true),
-		row("points durable in the same second", float64(points.Load())/took, 100_000, "/s", true))
+	note := fmt.Sprintf("%d replicas, frames of %d; %.2f cores; p50 %s, p99 %s to durable; heap %d MiB", replicas, batch, spent/took,
+		waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond), m.HeapAlloc>>20)
+	b.row("lines of 100 bytes durable in a second", float64(lines.Load())/took, 100_000, "/s", false, note)
+	b.row("points durable in the same second", float64(points.Load())/took, 100_000, "/s", false, "")
+	return nil
 }
 
 // tail reads the end of the long logs that ingest made.
-func tail(ctx context.Context, s *series.Store) error {
+func (b *bench) tail(ctx context.Context) error {
 	best := math.MaxFloat64
 	var n int
 	for range 20 {
 		began := time.Now()
-		lines, err := s.Lines(ctx, series.LineQuery{Tenant: mlaas.DefaultTenant, Run: "run0", Last: 100})
+		lines, err := b.store.Lines(ctx, series.LineQuery{Tenant: mlaas.DefaultTenant, Run: "run0", Last: 100})
 		if err != nil {
 			return err
 		}
 		best, n = min(best, time.Since(began).Seconds()*1000), len(lines)
 	}
-	log, _, err := s.LastCursor(ctx, mlaas.DefaultTenant, "run0")
+	log, _, err := b.store.LastCursor(ctx, mlaas.DefaultTenant, "run0")
 	if err != nil {
 		return err
 	}
-	return row(fmt.Sprintf("the last %d of %d lines", n, log), best, 10, "ms", false)
+	b.row(fmt.Sprintf("the last %d of %d lines", n, log), best, 10, "ms", true, "")
+	return nil
 }
 
 // curve draws a million points, first as they came, then from their chunks.
-func curve(ctx context.Context, s *series.Store) error {
-	const n, batch = 1_000_000, 5000
+func (b *bench) curve(ctx context.Context) error {
+	const n, batch, together = 1_000_000, 5000, 20
 	f := mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: "curve", Epoch: 1, Replica: "worker-0", Incarnation: 1}
-	frame := mlaas.Frame{Stream: mlaas.MetricStream, Points: make([]mlaas.Point, batch)}
+	frames := make([]series.Batch, 0, together)
 	value := 0.0
 	for first := int64(1); first <= n; first += batch {
-		frame.First = first
+		frame := mlaas.Frame{Stream: mlaas.MetricStream, First: first, Points: make([]mlaas.Point, batch)}
 		for k := range int64(batch) {
 			value += math.Sin(float64((first+k)*7919%1000)) / 10
 			frame.Points[k] = mlaas.Point{Key: "loss", Step: first + k, Time: 1_700_000_000_000 + 10*(first+k), Value: mlaas.Number(value)}
 		}
-		if err := s.Append(ctx, series.Batch{Fence: f, Frame: frame}); err != nil {
+		if frames = append(frames, series.Batch{Fence: f, Frame: frame}); len(frames) < together {
+			continue
+		}
+		if err := b.store.Append(ctx, frames...); err != nil {
 			return err
 		}
+		frames = frames[:0]
 	}
-	draw := func(what string) error {
-		var all []float64
-		var n int
-		for range 20 {
-			began := time.Now()
-			curves, err := s.Points(ctx, series.PointQuery{Tenant: f.Tenant, Run: f.Run, Buckets: 2000})
-			if err != nil {
-				return err
-			}
-			all = append(all, time.Since(began).Seconds()*1000)
-			n = len(curves[0].Buckets)
+	if err := b.draw(ctx, b.store, "as they came"); err != nil {
+		return err
+	}
+	if err := b.store.Flush(ctx); err != nil {
+		return err
+	}
+	return b.draw(ctx, b.store, "sealed")
+}
+
+func (b *bench) draw(ctx context.Context, r series.Reader, what string) error {
+	var all []float64
+	var n int
+	for range 20 {
+		began := time.Now()
+		curves, err := r.Points(ctx, series.PointQuery{Tenant: mlaas.DefaultTenant, Run: "curve", Buckets: 2000})
+		if err != nil {
+			return err
 		}
-		slices.Sort(all)
-		return row(fmt.Sprintf("1e6 points to %d buckets, %s", n, what), all[len(all)/2], 20, "ms", false)
+		all = append(all, time.Since(began).Seconds()*1000)
+		n = len(curves[0].Buckets)
 	}
-	err := draw("as they came")
-	return errors.Join(err, s.Flush(ctx), draw("sealed"))
+	b.row(fmt.Sprintf("1e6 points to %d buckets, %s", n, what), rig.Median(all), 20, "ms", true, "")
+	return nil
+}
+
+// afar reads from another process, and by itself where the owner is gone.
+func (b *bench) afar(ctx context.Context) error {
+	server := httptest.NewServer(series.Handler(b.store))
+	defer server.Close()
+	at := server.URL
+	r := &series.Remote{DB: b.store.DB, Blob: b.store.Blob, Objects: b.store.Objects, Client: server.Client(),
+		Serves: func(context.Context, string) (string, error) { return at, nil }}
+	if err := b.draw(ctx, r, "asked over HTTP"); err != nil {
+		return err
+	}
+	at = ""
+	return b.draw(ctx, r, "with nobody to ask")
 }

@@ -57,6 +57,7 @@ type S3 struct {
 	b      *bucket.Bucket
 	o      Options
 	prefix string // empty, or with a slash at its end
+	sums   bool   // the server knows sums of parts, or takes no notice of them
 
 	streams chan struct{} // those that may hold parts in memory
 	parts   sync.Pool     // *[]byte of o.Part
@@ -100,7 +101,7 @@ func Open(ctx context.Context, url string, o Options) (*S3, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &S3{b: b, o: o, streams: make(chan struct{}, maxStreams)}
+	s := &S3{b: b, o: o, sums: !strings.HasSuffix(a.Server.Hostname(), "googleapis.com"), streams: make(chan struct{}, maxStreams)}
 	if p := strings.Trim(path.Clean("/"+a.Key), "/"); p != "" {
 		s.prefix = p + "/"
 	}

@@ -376,6 +376,34 @@ func TestServerFails(t *testing.T) {
 	}
 }
 
+// A bit that flips on the way to the server is noticed there.
+func TestFlippedOnTheWay(t *testing.T) {
+	server := s3test.Start(t)
+	p, url := through(t, server, "flipped")
+	s := open(t, url, s3.Options{Part: 5 << 20, Options: bucket.Options{Tries: 2}})
+	for _, size := range []int{1000, 2 << 20, 11 << 20} {
+		data := some(size)
+		p.set(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPut && r.ContentLength > 0 {
+				body, _ := io.ReadAll(r.Body)
+				body[len(body)/2] ^= 1
+				r.Body = io.NopCloser(bytes.NewReader(body))
+			}
+			return false
+		})
+		if _, _, err := s.Put(t.Context(), bytes.NewReader(data), blob.Name(data)); !errors.Is(err, mlaas.ErrUnavailable) {
+			t.Errorf("%d bytes: it says %v, want unavailable", size, err)
+		}
+		p.set(nil)
+		if _, err := s.Stat(t.Context(), blob.Name(data)); !errors.Is(err, mlaas.ErrNotFound) {
+			t.Errorf("%d bytes: it is there: %v", size, err)
+		}
+		if _, _, err := s.Put(t.Context(), bytes.NewReader(data), blob.Name(data)); err != nil {
+			t.Errorf("%d bytes: sent again: %v", size, err)
+		}
+	}
+}
+
 // An upload whose last answer is lost is found to be done.
 func TestAnswerLost(t *testing.T) {
 	server := s3test.Start(t)

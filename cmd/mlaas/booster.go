@@ -14,6 +14,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/lease"
+	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -33,7 +34,7 @@ a cluster; others with the same cluster stand by and take over when it dies.`,
 }
 
 func runBooster(ctx context.Context, s *service, clusters []string, give share) error {
-	for _, sub := range []string{"door", "replicas", "env", "series"} {
+	for _, sub := range []string{"door", "replicas", "env"} {
 		// Others may pass through: replicas run as users of their own.
 		if err := os.MkdirAll(filepath.Join(s.Dir, sub), 0o711); err != nil {
 			return err
@@ -44,11 +45,10 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 		return err
 	}
 	defer db.Close()
-	blobs, err := openBlob(ctx, s.Blob, s.Log)
+	blobs, err := openBucket(ctx, s.Blob, s.Log)
 	if err != nil {
 		return err
 	}
-	defer blobs.Close()
 	l, err := s.listener()
 	if err != nil {
 		return err
@@ -58,6 +58,9 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 	s.metrics.Store(db)
 	showBooster(s.metrics, localCluster, m.counts)
 	if m.binary, err = os.Executable(); err != nil {
+		return err
+	}
+	if m.remote, err = s.remote(db, blobs); err != nil {
 		return err
 	}
 	fleet := &booster.Fleet{Member: s.member, Log: s.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
@@ -82,10 +85,11 @@ type machine struct {
 	*service
 	give   share
 	db     store.Driver
-	blobs  places
+	blobs  bucket
 	shards *shards
 	fleet  *booster.Fleet
 	binary string
+	remote *series.Remote  // the series of the other clusters
 	counts *booster.Counts // over all tenures
 }
 
@@ -98,8 +102,8 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 		return err
 	}
 	defer x.Close()
-	lines, err := m.blobs.series(m.Dir, localCluster, t, log)
-	if err != nil {
+	lines := &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: db, Shard: localCluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log}
+	if err := lines.Open(); err != nil {
 		return err
 	}
 	defer lines.Close()

@@ -21,6 +21,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/client"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/store"
@@ -99,18 +100,21 @@ func doctorStore(ctx context.Context, at string) (store.Driver, error) {
 	return sqlitestore.Open(ctx, u.Path, sqlitestore.Options{Log: slog.New(slog.DiscardHandler)})
 }
 
-// doctorBlob opens a place for content as a service does.
+// doctorBlob opens a place for content as a service does; or the folder of one
+// on this machine.
 func doctorBlob(ctx context.Context, at string) (blob.Driver, func() error, error) {
 	if u, err := url.Parse(at); err == nil && u.Scheme == "file" {
 		if _, err := os.Stat(u.Path); err != nil {
 			return nil, nil, err
 		}
+		b, err := files.Open(u.Path, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return b, b.Close, nil
 	}
-	p, err := openBlob(ctx, at, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, nil, err
-	}
-	return p.Driver, p.Close, nil
+	b, err := openBucket(ctx, at, slog.New(slog.DiscardHandler))
+	return b, func() error { return nil }, err
 }
 
 func (d *doctor) good(what, format string, args ...any) {
@@ -260,6 +264,10 @@ const skew = 2 * time.Second
 
 func (d *doctor) platform(ctx context.Context) {
 	cl, err := d.c.connect()
+	if err != nil && (d.store != "" || d.blob != "") {
+		d.good("platform", "none is known here; what it is to stand on was asked for")
+		return
+	}
 	if err != nil {
 		t, _ := explain(err)
 		d.bad("platform", t.Fix, "%s", t.What)

@@ -2,20 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"sync"
 
 	"mlaas.dev/mlaas"
-	"mlaas.dev/mlaas/blob"
-	"mlaas.dev/mlaas/blob/files"
 	"mlaas.dev/mlaas/blob/s3"
-	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -39,47 +33,39 @@ func openStore(ctx context.Context, at string, log *slog.Logger) (store.Driver, 
 	return nil, mlaas.Invalid("--store", "a URL that begins with redis://, rediss:// or redis+sentinel://", u.Scheme+"://...")
 }
 
-// places are where content and series are.
-type places struct {
-	blob.Driver
-	close   func() error
-	objects *s3.Objects // nil: in a folder that the machine has
-	usage   func() mlaas.Bytes
+// A bucket is where content and series are.
+type bucket struct {
+	*s3.S3
+	objects *s3.Objects
 }
 
-// Close frees what openBlob holds.
-func (p places) Close() error { return p.close() }
-
-// openBlob opens the place for content that the services share.
-func openBlob(ctx context.Context, at string, log *slog.Logger) (places, error) {
+// openBucket opens the bucket that the services share.
+func openBucket(ctx context.Context, at string, log *slog.Logger) (bucket, error) {
 	u, err := url.Parse(at)
 	if err != nil {
-		return places{}, mlaas.Invalid("--blob", "a URL such as s3://BUCKET?endpoint=https://HOST", "something else")
+		return bucket{}, mlaas.Invalid("--blob", "a URL such as s3://BUCKET?endpoint=https://HOST", "something else")
 	}
-	switch u.Scheme {
-	case "s3":
-		b, err := s3.Open(ctx, at, s3.Options{Log: log})
-		if err != nil {
-			return places{}, err
-		}
-		return places{Driver: b, objects: b.Objects(), close: func() error { return nil }, usage: func() mlaas.Bytes { return 0 }}, nil
-	case "file":
-		b, err := files.Open(u.Path, nil)
-		if err != nil {
-			return places{}, err
-		}
-		return places{Driver: b, close: b.Close, usage: b.Usage}, nil
+	if u.Scheme != "s3" {
+		return bucket{}, mlaas.Invalid("--blob", "a URL that begins with s3://", u.Scheme+"://...")
 	}
-	return places{}, mlaas.Invalid("--blob", "a URL that begins with s3:// or, on one machine, file://", u.Scheme+"://...")
+	b, err := s3.Open(ctx, at, s3.Options{Log: log})
+	if err != nil {
+		return bucket{}, err
+	}
+	return bucket{b, b.Objects()}, nil
 }
 
-// series opens the lines and points of a cluster for the one who serves it.
-func (p places) series(dir, cluster string, t *lease.Tenure, log *slog.Logger) (*series.Store, error) {
-	s := &series.Store{Dir: filepath.Join(dir, "series", cluster), Blob: p.Driver, Log: log}
-	if err := s.Open(); err != nil {
-		return nil, err
+// remote reads the series of every cluster, from whoever serves it.
+func (s *service) remote(db store.Driver, b bucket) (*series.Remote, error) {
+	client, err := s.internal()
+	serves := func(_ context.Context, cluster string) (string, error) {
+		l, held, err := s.member.Holder(store.ClusterLease(cluster))
+		if err != nil || !held {
+			return "", err
+		}
+		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), nil
 	}
-	return s, nil
+	return &series.Remote{Serves: serves, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
 }
 
 // shards are the series of the clusters that this process serves, for the
@@ -120,26 +106,3 @@ func (x *shards) handler() http.Handler {
 	})
 	return mux
 }
-
-// findShard says where the series of a run are served: by the booster of the
-// cluster that it ran on last.
-func findShard(db store.Driver) func(context.Context, mlaas.Tenant, mlaas.RunID) (string, error) {
-	return func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (string, error) {
-		state, _, err := store.RunStates(db).Get(ctx, tenant, string(run))
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
-			return "", err
-		}
-		n := len(state.Attempts)
-		if n == 0 {
-			return "", fmt.Errorf("run %s has said nothing yet: %w", run, mlaas.ErrNotFound)
-		}
-		cluster := state.Attempts[n-1].Cluster
-		l, _, err := store.Leases(db).Get(ctx, "", store.ClusterLease(cluster))
-		if errors.Is(err, mlaas.ErrNotFound) || err == nil && l.URL == "" {
-			return "", nil
-		}
-		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), err
-	}
-}
-
-var _ io.Closer = places{}

@@ -17,7 +17,6 @@ import (
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
-	"mlaas.dev/mlaas/series"
 )
 
 func (c *cli) managementCommand() *cobra.Command {
@@ -52,26 +51,24 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 		return err
 	}
 	defer db.Close()
-	blobs, err := openBlob(ctx, s.Blob, s.Log)
+	blobs, err := openBucket(ctx, s.Blob, s.Log)
 	if err != nil {
 		return err
 	}
-	defer blobs.Close()
 	l, err := s.listener()
 	if err != nil {
 		return err
 	}
-	client, err := s.internal()
+	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
+	remote, err := s.remote(db, blobs)
 	if err != nil {
 		return err
 	}
-	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
-	remote := &series.Remote{Find: findShard(db), Client: client, Log: s.Log}
 	m := &management.Management{
 		DB: db, Blob: blobs, Series: remote, Key: s.secret, Log: s.Log, Hosts: hosts,
 		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
 		Catalogue: catalogue(),
-		Info:      func(context.Context) (management.Info, error) { return s.info(blobs) },
+		Info:      func(context.Context) (management.Info, error) { return s.info() },
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {
 		return err
@@ -91,11 +88,8 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 }
 
 // info says what only this process knows.
-func (s *service) info(blobs places) (management.Info, error) {
+func (s *service) info() (management.Info, error) {
 	i := management.Info{Version: release(), Data: s.Dir, Disk: map[string]mlaas.Bytes{}, Caps: map[string]mlaas.Bytes{}}
-	if n := blobs.usage(); n > 0 {
-		i.Disk["blob"] = n
-	}
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(s.Dir, &disk); err != nil {
 		return i, fmt.Errorf("%s: %w", s.Dir, err)

@@ -35,7 +35,7 @@ import (
 type service struct {
 	Name      string // of the command
 	Store     string // redis://...
-	Blob      string // s3://... or file:///...
+	Blob      string // s3://...
 	KeyFile   string
 	Dir       string // for what belongs to this machine
 	Listen    string
@@ -117,7 +117,7 @@ func (s *service) complete(c *cli) (err error) {
 			Fix: "name a Redis server: --store redis://:PASSWORD@HOST:6379/NAME   or run everything in one process:   mlaas up", Kind: mlaas.ErrInvalid}
 	case s.Blob == "" && s.Name != "contractor":
 		return tell{What: "mlaas " + s.Name + " needs a place for content", Why: "neither --blob nor MLAAS_BLOB is set",
-			Fix: "name a bucket: --blob s3://BUCKET?endpoint=https://HOST   or, on one machine, a folder: --blob file:///PATH", Kind: mlaas.ErrInvalid}
+			Fix: "name a bucket: --blob s3://BUCKET?endpoint=https://HOST", Kind: mlaas.ErrInvalid}
 	case (s.Cert == "") != (s.Key == ""):
 		return mlaas.Invalid("--tls-cert and --tls-key", "both or neither", first(s.Cert, s.Key))
 	}

@@ -15,7 +15,7 @@ const psAndTwo = `{"roles": {"ps": {"replicas": 1}, "worker": {"replicas": 2}}}`
 // Two trainings of three hours, one of which loses a worker half way: it goes
 // on from its last checkpoint in its second attempt, and both end well.
 func TestThreeHours(t *testing.T) {
-	in(t, 4, nil, func(p *platform) {
+	in(t, 4, func(p *platform) {
 		a := p.ask("a", psAndTwo, func(f mlaas.Fence) scripted.Script {
 			s := trains(f)
 			if f.Replica == "worker-1" && f.Epoch == 1 {
@@ -56,7 +56,7 @@ func TestThreeHours(t *testing.T) {
 
 // A stopped run leaves nothing, also where a program does not listen.
 func TestStop(t *testing.T) {
-	in(t, 4, nil, func(p *platform) {
+	in(t, 4, func(p *platform) {
 		polite := p.ask("polite", psAndTwo, trains)
 		deaf := p.ask("deaf", `{"execution": {"grace": 5}}`, func(mlaas.Fence) scripted.Script { return scripted.Script{Deaf: true} })
 		never := p.ask("never", `{}`, func(mlaas.Fence) scripted.Script { return scripted.Script{Never: true} })
@@ -80,7 +80,7 @@ func TestStop(t *testing.T) {
 // Where the machine is full a run waits, with a sentence, and starts when the
 // one before it ends.
 func TestFull(t *testing.T) {
-	in(t, 4, nil, func(p *platform) {
+	in(t, 4, func(p *platform) {
 		a := p.ask("a", `{"roles": {"worker": {"cpu": 3}}}`, trains)
 		time.Sleep(time.Minute)
 		b := p.ask("b", `{"roles": {"worker": {"cpu": 2}}}`, trains)
@@ -119,7 +119,7 @@ func TestEnds(t *testing.T) {
 		{"a mode that is not built", `{"code": {"mode": "guiding"}}`, scripted.Script{}, mlaas.Failed, "code.mode guiding is not available in this version, use plain or nonintrusive", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in(t, 4, nil, func(p *platform) {
+			in(t, 4, func(p *platform) {
 				id := p.ask("job", tt.spec, func(mlaas.Fence) scripted.Script { return tt.part })
 				time.Sleep(2 * time.Hour)
 				if s := p.is(id, tt.state); !strings.Contains(s.Reason, tt.reason) || s.Epoch != tt.epoch {
@@ -134,7 +134,7 @@ func TestEnds(t *testing.T) {
 // A booster or a contractor that is away for minutes costs a running program
 // nothing.
 func TestServicesRestart(t *testing.T) {
-	in(t, 8, nil, func(p *platform) {
+	in(t, 8, func(p *platform) {
 		id := p.ask("a", psAndTwo, trains)
 		time.Sleep(30 * time.Second)
 		p.is(id, mlaas.Running)
@@ -164,7 +164,7 @@ func TestServicesRestart(t *testing.T) {
 // A program that ends while nobody is there has ended all the same, and is not
 // run again.
 func TestEndsWhileAway(t *testing.T) {
-	in(t, 8, nil, func(p *platform) {
+	in(t, 8, func(p *platform) {
 		id := p.ask("a", psAndTwo, trains)
 		time.Sleep(time.Hour)
 		p.is(id, mlaas.Running)
@@ -183,7 +183,7 @@ func TestEndsWhileAway(t *testing.T) {
 
 // A run is asked for and stopped while nobody is there.
 func TestAskedWhileAway(t *testing.T) {
-	in(t, 8, nil, func(p *platform) {
+	in(t, 8, func(p *platform) {
 		synctest.Wait() // booster has said what there is
 		p.contractor.end()
 		p.booster.end()

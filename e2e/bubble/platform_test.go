@@ -1,6 +1,10 @@
 // Package bubble_test runs the whole platform in a synctest bubble: contractor,
 // booster and its door over a real store, with replicas that play their parts.
 // Hours of training take milliseconds, and any service may die at any moment.
+//
+// platform_test.go is the platform of one process; world_test.go is several of
+// each service over clusters and a store that fail, book_test.go what may never
+// be, and simulate_test.go the lives that are played there.
 package bubble_test
 
 import (
@@ -48,9 +52,8 @@ type platform struct {
 	contractor *service
 }
 
-// in runs f in a bubble with a platform whose machine has so many cores. change
-// may put something between the services and the store; nil: nothing.
-func in(t *testing.T, cores mlaas.MilliCPU, change func(store.Driver) store.Driver, f func(p *platform)) {
+// in runs f in a bubble with a platform whose machine has so many cores.
+func in(t *testing.T, cores mlaas.MilliCPU, f func(p *platform)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &platform{T: t, ctx: t.Context(), parts: map[mlaas.RunID]func(mlaas.Fence) scripted.Script{}}
@@ -67,9 +70,6 @@ func in(t *testing.T, cores mlaas.MilliCPU, change func(store.Driver) store.Driv
 		p.must(err)
 		p.ends = append(p.ends, func() { p.must(db.Close()) })
 		p.db = db
-		if change != nil {
-			p.db = change(db)
-		}
 		p.blob, err = files.Open(t.TempDir(), nil)
 		p.must(err)
 		p.series = &series.Store{Dir: t.TempDir(), Blob: p.blob, Log: p.log}
@@ -231,18 +231,6 @@ func (p *platform) empty() {
 	if left := p.place.Running(); len(left) > 0 {
 		p.Errorf("replicas are left over: %v", left)
 	}
-}
-
-// epochs lists the attempts of a run that are alive in the place.
-func (p *platform) epochs(id mlaas.RunID) (all []string) {
-	for _, name := range p.place.Running() {
-		if rest, ok := strings.CutPrefix(name, string(id)+"-"); ok {
-			epoch, _, _ := strings.Cut(rest, "-")
-			all = append(all, epoch)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
 }
 
 // trains is the part of a training: the ps serves, workers make a step every

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +42,7 @@ var walls = []struct{ room, may, why string }{
 	{"blob/blobtest", ". blob", "a suite knows its interface"},
 	{"queue", ". store internal/failpoint internal/meter internal/trace", "messages are in the store"},
 	{"lease", ". store", "who does what one alone must do: records with a revision"},
-	{"series", ". blob internal/failpoint", "lines and points, sealed into blob"},
+	{"series", ". blob internal/failpoint store", "lines and points, sealed into blob; manifests in the store where many write"},
 	{"observe", ". store internal/meter internal/trace", "it shows what services count, and knows none of them"},
 	{"health", ". store queue blob", "the checks that every process needs"},
 	{"backup", ". store blob series", "what is copied, and nothing of who asks for it"},
@@ -192,6 +194,31 @@ func TestNoInit(t *testing.T) {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s: no init functions", set.Position(fn.Pos()))
 			}
+		}
+	}
+}
+
+// What docs/guarantees.md says that shows a promise is there: `room: TestName`.
+func TestGuarantees(t *testing.T) {
+	text, err := os.ReadFile("../../docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+): (Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 20 {
+		t.Errorf("it names %d tests", len(named))
+	}
+	for _, n := range named {
+		files, err := filepath.Glob("../../" + n[1] + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := slices.ContainsFunc(files, func(f string) bool {
+			src, err := os.ReadFile(f)
+			return err == nil && strings.Contains(string(src), "func "+n[2]+"(t *testing.T)")
+		})
+		if !found {
+			t.Errorf("there is no %s in %s", n[2], n[1])
 		}
 	}
 }

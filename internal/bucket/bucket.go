@@ -182,6 +182,8 @@ func Transport(silence time.Duration) *http.Transport {
 		TLSHandshakeTimeout:   min(silence, 10*time.Second),
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // bytes are what they are
+		ReadBufferSize:        64 << 10,
+		WriteBufferSize:       128 << 10,
 	}
 }
 

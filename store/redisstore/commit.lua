@@ -5,7 +5,7 @@
 --   n, and n times: row, rev                                   (what must stand)
 --   n, and n times: row, rev, kind, member, index, value       (put)
 --   n, and n times: row, rev, kind, member                     (delete)
---   n, and n times: inbox, subject, key, body, due             (tell)
+--   n, and n times: inbox, subject, key, body, due, after      (tell)
 -- How many deletions are kept comes last.
 --
 -- The answer is one text, a word for each batch: "ok", "held" (the claim is not
@@ -108,7 +108,7 @@ local function batch(p)
   local deletes, ndeletes = p + 1, tonumber(ARGV[p])
   p = deletes + 4 * ndeletes
   local tells, ntells = p + 1, tonumber(ARGV[p])
-  p = tells + 5 * ntells
+  p = tells + 6 * ntells
 
   -- Look.
   local message, m
@@ -196,9 +196,9 @@ local function batch(p)
     call('ZADD', P .. 'gone', seq, kind .. '\0' .. member)
     ring('k' .. kind)
   end
-  for i = tells, tells + 5 * ntells - 1, 5 do
+  for i = tells, tells + 6 * ntells - 1, 6 do
     seq = seq + 1
-    local inbox, due = ARGV[i], tonumber(ARGV[i + 4])
+    local inbox, due = ARGV[i], math.max(tonumber(ARGV[i + 4]), now + tonumber(ARGV[i + 5]))
     local id = string.format('%d', seq)
     local set, ready = 'ready:', id
     if due > now then set, ready = 'timed:', due else due = now end

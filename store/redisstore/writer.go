@@ -341,7 +341,7 @@ func (s *Store) batchArgs(b store.Batch) []any {
 		if !m.Due.IsZero() {
 			due = m.Due.UnixMicro()
 		}
-		args = append(args, m.To, m.Subject, m.Key, []byte(m.Body), due)
+		args = append(args, m.To, m.Subject, m.Key, []byte(m.Body), due, m.After.Microseconds())
 	}
 	return args
 }

@@ -21,6 +21,9 @@ func (t *txn) tell(m store.Message) error {
 		due = micro(m.Due)
 		ready = due
 	}
+	if after := t.now + m.After.Microseconds(); after > due {
+		due, ready = after, after
+	}
 	t.ring(m.To)
 	return t.exec(`INSERT INTO messages (id, inbox, subject, key, body, due, ready, token, deliveries, orphaned, parked, why)
 		VALUES (?, ?, ?, ?, ?, ?, ?, '', 0, 0, 0, '')`, t.next(), m.To, m.Subject, m.Key, []byte(m.Body), due, ready)

@@ -121,6 +121,26 @@ func due(t *testing.T, s *suite) {
 	}
 }
 
+// after: the clock of whoever tells does not matter.
+func after(t *testing.T, s *suite) {
+	began := time.Now()
+	late, soon := tell("inbox", "k", 2), tell("inbox", "k", 1)
+	late.After, soon.After = 3*s.unit, s.unit
+	late.Due = began.Add(-time.Hour)
+	s.commit(t, store.Batch{Tell: []store.Message{late, soon}})
+	s.silent(t, "inbox")
+	for i, at := range []time.Duration{s.unit, 3 * s.unit} {
+		c := s.hear(t, "inbox")
+		if number(c) != i+1 {
+			t.Errorf("heard %d, want %d", number(c), i+1)
+		}
+		if took := time.Since(began); took < at-time.Millisecond || took > at+s.unit*9/10 {
+			t.Errorf("message %d came after %v, want %v", i+1, took, at)
+		}
+		s.commit(t, store.Batch{Ack: &c})
+	}
+}
+
 func lease(t *testing.T, s *suite) {
 	s.commit(t, store.Batch{Tell: []store.Message{tell("inbox", "k", 1)}})
 	began := time.Now()
