@@ -60,8 +60,8 @@ func (l *Load) start(ctx context.Context, seed *rand.Rand) {
 	client := func(work func(context.Context, *rand.Rand) error) {
 		random := rand.New(rand.NewPCG(seed.Uint64(), 0))
 		l.all.Go(func() {
-			for !l.stopped() {
-				if err := work(l.give, random); err != nil {
+			for !l.stopped() && l.give.Err() == nil {
+				if err := work(l.give, random); err != nil && ctx.Err() == nil {
 					l.bad(err)
 				}
 			}

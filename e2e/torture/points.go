@@ -103,8 +103,12 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 				all.Wait() // where two crash all the time, neither gets anywhere: one after the other
 			}
 			all.Go(func() {
+				nth := 1
+				if s.Kind == layout.One { // else it would take too long to come there so often
+					nth += random.IntN(3)
+				}
 				for n := i; n < len(points) && ctx.Err() == nil; n += len(twins) {
-					err := f.crash(ctx, p, points[n], 1+random.IntN(3), pointsPatience+leaseTimeOf(s))
+					err := f.crash(ctx, p, points[n], nth, pointsPatience+leaseTimeOf(s))
 					mu.Lock()
 					switch {
 					case err == nil:
@@ -132,7 +136,7 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 // crash lets a process die at a point, the nth time that it comes there; if
 // it does not come so often, the first time.
 func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int, patience time.Duration) error {
-	for _, n := range []int{nth, 1} {
+	for _, n := range slices.Compact([]int{nth, 1}) {
 		p.Kill()
 		if err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n)); err != nil && ctx.Err() == nil {
 			return nil // it died before it served
