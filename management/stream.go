@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,7 +68,8 @@ const (
 	maxTopics   = 64              // of one connection
 	maxTail     = 2000            // lines
 	linesAtOnce = 200
-	eventBytes  = 32 << 10 // of lines in an event, about
+	eventBytes  = 8 << 10 // of lines in an event, about: one is held for each client that takes nothing
+	readers     = 8       // pages of lines that are read at the same time, over all connections
 	shownPoints = 50_000   // of a snapshot, shared by the curves
 )
 
@@ -205,6 +207,22 @@ type streams struct {
 	ended bool
 	open  map[any]func() // by who, how to be told
 	empty chan struct{}  // closed when they have ended and none is open
+
+	once  sync.Once
+	turns chan struct{} // holds one for each page that is read now
+}
+
+// read reads lines when it is its turn: what is read at the same time, and not
+// what is open, is what the memory must hold.
+func (x *streams) read(ctx context.Context, from series.Reader, q series.LineQuery) ([]series.Line, error) {
+	x.once.Do(func() { x.turns = make(chan struct{}, readers) })
+	select {
+	case x.turns <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-x.turns }()
+	return from.Lines(ctx, q)
 }
 
 func (x *streams) run(ctx context.Context) error {
@@ -708,12 +726,18 @@ func (t *topic) lines() error {
 			tail.Last = min(*t.Tail, maxTail)
 		}
 		if tail.Last > 0 && at > 0 {
-			if lines, err = t.m.Series.Lines(t.ctx, tail); err != nil {
+			if lines, err = t.m.streams.read(t.ctx, t.m.Series, tail); err != nil {
 				return 0, err
 			}
 		}
 		if n := len(lines); n > 0 {
 			at = max(at, number(lines[n-1])) // some came meanwhile
+			if t.Tail == nil {
+				lines = slices.Clone(lines)
+				slices.Reverse(lines)
+				lines = lines[:fitting(lines)]
+				slices.Reverse(lines)
+			}
 		}
 		return at, t.send("snapshot", at, lines)
 	}
@@ -721,11 +745,12 @@ func (t *topic) lines() error {
 		t.turn.Lock()
 		defer t.turn.Unlock()
 		q.From = from
-		lines, err := t.m.Series.Lines(t.ctx, q)
+		lines, err := t.m.streams.read(t.ctx, t.m.Series, q)
 		if err != nil || len(lines) == 0 {
 			return to, err // nothing up to there matches
 		}
 		lines = lines[:fitting(lines)]
+		q.Limit = min(2*len(lines), linesAtOnce) // no more is read than is sent, about
 		at := number(lines[len(lines)-1])
 		return at, t.send("delta", at, lines)
 	})

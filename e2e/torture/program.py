@@ -27,9 +27,11 @@ if resumed:
     with open(os.path.join(resumed.path, "state")) as f:
         if f.read() != "state of step %d\n" % resumed.step * 100:
             sys.exit("the checkpoint of step %d is torn" % resumed.step)
-print("begin", first, flush=True)
+sys.stdout.write("begin %s\n" % first)
+sys.stdout.flush()
 for i in range(first, n):
-    print("line", i, flush=True)
+    sys.stdout.write("line %d\n" % i)  # whole, at once: it may be killed between two writes
+    sys.stdout.flush()
     mlaas.log({"i": i}, step=i)
     while i == n // 2:
         try:
