@@ -70,7 +70,7 @@ const (
 	linesAtOnce = 200
 	eventBytes  = 8 << 10 // of lines in an event, about: one is held for each client that takes nothing
 	readers     = 8       // pages of lines that are read at the same time, over all connections
-	shownPoints = 50_000   // of a snapshot, shared by the curves
+	shownPoints = 50_000  // of a snapshot, shared by the curves
 )
 
 type streamIn struct {
