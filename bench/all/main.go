@@ -33,6 +33,8 @@ func main() {
 		{"redis", nil},
 		{"series", nil},
 		{"blob", nil},
+		{"scale", []string{"-bin", path}},
+		{"readers", []string{"-bin", path}},
 		{"paper", []string{"-bin", path}},
 	} {
 		fmt.Printf("== %s\n", bench.name)
