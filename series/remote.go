@@ -262,7 +262,7 @@ func (r *Remote) Usage(ctx context.Context) (used mlaas.Bytes, err error) {
 	if err != nil {
 		return 0, err
 	}
-	open, err := r.Objects.List(ctx, "series/")
+	open, err := r.Objects.List(ctx, objectsPrefix)
 	if err != nil {
 		return 0, unreachable(err)
 	}
