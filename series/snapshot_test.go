@@ -374,3 +374,52 @@ func TestSnapshotAfar(t *testing.T) {
 		t.Errorf("an error of who copies becomes %v", err)
 	}
 }
+
+// While a copy is made nothing is deleted that it may need; one whose maker
+// died counts for a while only, and the next one clears it away.
+func TestCopying(t *testing.T) {
+	db, objects := newRecords(t), newBucket()
+	s := onObjects.open(t, &series.Store{DB: db, Objects: objects, Every: time.Nanosecond})
+	copies := store.Copyings(db)
+	say := func(c store.Copying) {
+		t.Helper()
+		_, rev, err := copies.Get(t.Context(), "", c.ID)
+		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+			t.Fatal(err)
+		}
+		if err := db.Commit(t.Context(), store.Batch{Put: []store.Row{copies.Put(c, rev)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs := s.Blob.(*memory)
+	now := time.Now()
+	for i, tt := range []struct {
+		copy          store.Copying
+		objects, more int // left; blobs that come
+	}{
+		{store.Copying{ID: "alive", Objects: true, Until: now.Add(time.Minute)}, 1, 1},
+		{store.Copying{ID: "alive", Until: now.Add(time.Minute)}, 0, 1}, // it has the objects
+		{store.Copying{ID: "alive", Objects: true, Until: now.Add(-time.Hour)}, 0, 0},
+	} {
+		say(tt.copy)
+		before := len(blobs.blobs)
+		add(t, s, logFrame(fence("worker-0", 1), int64(i+1), "a line")) // in one chunk with those before
+		seal(t, s)
+		if n, more := objects.count(), len(blobs.blobs)-before; n != tt.objects || more != tt.more {
+			t.Errorf("with %+v %d objects are left, and %d blobs came", tt.copy, n, more)
+		}
+	}
+	c, err := (&series.Remote{DB: db, Objects: objects, Blob: blobs}).Snapshot(t.Context(), func(string, int64, io.Reader) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := copies.All(t.Context(), store.Query{})
+	if err != nil || len(all) != 1 || all[0].Value.ID == "alive" || all[0].Value.Objects {
+		t.Errorf("the copies are %+v, %v", all, err)
+	}
+	c.Release()
+	c.Release()
+	if all, err := copies.All(t.Context(), store.Query{}); err != nil || len(all) != 0 {
+		t.Errorf("the copies are %+v, %v", all, err)
+	}
+}
