@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -77,6 +78,8 @@ func (a *again) change(r store.Row) (out store.Row, keep bool, err error) {
 		c, err := store.Clusters(nil).Decode(r)
 		c.Up, c.Reason = false, Why+"; it was not heard of yet"
 		return store.Clusters(nil).Put(c, r.Rev), true, err
+	case "schema": // it is written when all is there
+		return r, !store.IsForms(r), nil
 	case "session", "link":
 		a.logins++
 		return r, false, nil
@@ -85,6 +88,11 @@ func (a *again) change(r store.Row) (out store.Row, keep bool, err error) {
 		if err := json.Unmarshal(r.Data, &fields); err != nil {
 			return r, false, fmt.Errorf("%s: %w", r.Key, err)
 		}
+		var epoch int64
+		if err := json.Unmarshal(fields["epoch"], &epoch); err != nil {
+			return r, false, fmt.Errorf("%s: %w", r.Key, err)
+		}
+		fields["epoch"] = json.RawMessage(strconv.FormatInt(epoch+int64(a.by), 10))
 		fields["holder"] = json.RawMessage(`""`)
 		delete(fields, "url")
 		r.Data, err = json.Marshal(fields)

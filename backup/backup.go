@@ -26,6 +26,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
+	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -38,6 +39,7 @@ const (
 	headerName   = "mlaas-backup.json"
 	keyName      = "key"
 	recordsName  = "records.jsonl"
+	manifests    = "series.jsonl" // the records of the series
 	messagesName = "messages.jsonl"
 	seriesFolder = "series/"
 	blobFolder   = "blob/"
@@ -105,9 +107,10 @@ type message struct {
 type Progress func(what string, done, of int64)
 
 // Series are lines and points that can be copied as of one moment, as
-// *series.Store does.
+// *series.Store and *series.Remote do.
 type Series interface {
-	Snapshot(ctx context.Context, file func(name string, size int64, data io.Reader) error) (blobs []mlaas.Digest, release func(), err error)
+	Snapshot(ctx context.Context, file func(name string, size int64, data io.Reader) error) (series.Copied, error)
+	Blobs(ctx context.Context, f func(mlaas.Digest) error) error
 }
 
 // A Source is a platform that is to be copied. It may be in use.
@@ -222,8 +225,9 @@ func (c *copying) close() {
 	}
 }
 
-// skipped are records of no use elsewhere: who lives, and whether it can write.
-var skipped = []string{"probe", "member"}
+// skipped are records of no use elsewhere, such as who lives; and those that
+// come with the series.
+func skipped() []string { return append(series.RecordKinds(), "probe", "member", "copying") }
 
 // gather takes the records, the messages and the series, and makes sure that
 // every piece of content that they name stays until it is copied.
@@ -238,17 +242,10 @@ func (c *copying) gather(ctx context.Context) (err error) {
 	}
 	c.spool.begin(recordsName)
 	trees, others := map[mlaas.Digest]bool{}, map[mlaas.Digest]bool{}
-	done := int64(0)
+	done, skip := int64(0), skipped()
 	c.header.Seq, c.header.Whole, err = store.Export(ctx, c.DB, func(r store.Row) error {
-		if slices.Contains(skipped, r.Key.Kind) {
+		if slices.Contains(skip, r.Key.Kind) {
 			return nil
-		}
-		forms, err := store.FormsOf(r)
-		if err != nil {
-			return err
-		}
-		for kind, form := range forms {
-			c.header.Schema[kind] = max(c.header.Schema[kind], form)
 		}
 		ts, os, err := store.Blobs(r)
 		if err != nil {
@@ -260,11 +257,10 @@ func (c *copying) gather(ctx context.Context) (err error) {
 		for _, d := range os {
 			others[d] = true
 		}
-		c.sum.Records[r.Key.Kind]++
 		if done++; done%1000 == 0 {
 			c.progress("records", done, 0)
 		}
-		return c.spool.line(row{r.Key.Kind, r.Key.Tenant, r.Key.ID, r.Rev, r.Index, r.Data})
+		return c.record(r)
 	}, func(m store.Claim) error {
 		if strings.HasPrefix(m.Message.To, "probe/") {
 			return nil
@@ -280,7 +276,7 @@ func (c *copying) gather(ctx context.Context) (err error) {
 	c.progress("records", done, done)
 	c.sum.Seq = c.header.Seq
 
-	chunks, release, err := c.Series.Snapshot(ctx, func(name string, size int64, data io.Reader) error {
+	lines, err := c.Series.Snapshot(ctx, func(name string, size int64, data io.Reader) error {
 		c.spool.begin(seriesFolder + name)
 		n, err := io.Copy(c.spool, data)
 		if err == nil && n != size {
@@ -292,11 +288,32 @@ func (c *copying) gather(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("read the series: %w", err)
 	}
-	c.release = release
-	for _, d := range chunks {
+	c.release = lines.Release
+	for i, r := range lines.Records {
+		if i == 0 {
+			c.spool.begin(manifests)
+		}
+		if err := c.record(r); err != nil {
+			return err
+		}
+	}
+	for _, d := range lines.Blobs {
 		others[d] = true
 	}
 	return c.pin(ctx, trees, others)
+}
+
+// record writes a record where the spool is.
+func (c *copying) record(r store.Row) error {
+	forms, err := store.FormsOf(r)
+	if err != nil {
+		return err
+	}
+	for kind, form := range forms {
+		c.header.Schema[kind] = max(c.header.Schema[kind], form)
+	}
+	c.sum.Records[r.Key.Kind]++
+	return c.spool.line(row{r.Key.Kind, r.Key.Tenant, r.Key.ID, r.Rev, r.Index, r.Data})
 }
 
 // pin protects what is named from being collected, as somebody does who is
@@ -356,9 +373,16 @@ func (c *copying) pin(ctx context.Context, trees, others map[mlaas.Digest]bool) 
 	return nil
 }
 
-// named is all that the records name now.
+// named is all that the records and the series name now.
 func (c *copying) named(ctx context.Context) (map[mlaas.Digest]bool, error) {
 	all := map[mlaas.Digest]bool{}
+	err := c.Series.Blobs(ctx, func(d mlaas.Digest) error {
+		all[d] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, kind := range store.NamesBlobs() {
 		q := store.Query{Kind: kind}
 		for {

@@ -28,7 +28,7 @@ import (
 type Target struct {
 	DB       store.Driver
 	Blob     blob.Driver
-	Series   string // the folder of the series, which is made
+	Series   string // the folder of the series, which is made; empty: they become records, all of them sealed
 	Key      []byte // that secrets are sealed with here; empty: the one of the backup, if it has one
 	Progress Progress
 	Now      func() time.Time
@@ -63,11 +63,23 @@ func (t Target) Read(ctx context.Context, r io.Reader) (res Result, err error) {
 		return res, err
 	}
 	defer in.spool.file.Close()
+	foreign, err := os.MkdirTemp("", "mlaas-restore-*")
+	if err != nil {
+		return res, err
+	}
+	defer os.RemoveAll(foreign)
+	in.lines = series.Restoring{Dir: foreign, DB: t.DB, Blob: t.Blob}
 	if err := in.read(ctx, tar.NewReader(bufio.NewReaderSize(r, 1<<20))); err != nil {
 		return res, err
 	}
 	res.Header, res.Summary, res.Key = in.header, in.manifest.Summary, in.key
-	return res, in.records(ctx, &res)
+	if err := store.Restoring(ctx, t.DB); err != nil {
+		return res, err
+	}
+	if err := in.records(ctx, &res); err != nil {
+		return res, err
+	}
+	return res, store.Restored(ctx, t.DB, in.header.Schema)
 }
 
 // Check reads a backup and reports whether it is whole and can be read here,
@@ -86,6 +98,7 @@ type reading struct {
 	manifest Manifest
 	key      []byte
 	spool    *spool
+	lines    series.Restoring // what is not in a folder that is to be one
 	seen     map[string]Entry
 	blobs    int64
 	puts     *errgroup.Group // of small content: many share one write to disk
@@ -166,7 +179,7 @@ func (in *reading) entry(ctx context.Context, h *tar.Header, data io.Reader) err
 		return in.welcome()
 	case in.dry && h.Name != manifestName:
 		return nil
-	case h.Name == recordsName || h.Name == messagesName:
+	case h.Name == recordsName || h.Name == messagesName || h.Name == manifests:
 		in.spool.begin(h.Name)
 		_, err := io.Copy(in.spool, data)
 		return err
@@ -230,11 +243,14 @@ func (in *reading) content(ctx context.Context, d mlaas.Digest, size int64, data
 }
 
 func (in *reading) series(name string, data io.Reader) error {
-	at, err := series.Restored(name)
+	object, err := series.Restored(name)
 	if err != nil {
 		return broken("%v", err)
 	}
-	path := filepath.Join(in.Series, filepath.FromSlash(at))
+	if object || in.Series == "" {
+		return in.lines.File(name, data)
+	}
+	path := filepath.Join(in.Series, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -276,8 +292,8 @@ func (in *reading) progress(what string, done, of int64) {
 	}
 }
 
-// lines calls f with each line of a part of the spool.
-func (in *reading) lines(name string, f func(line []byte) error) error {
+// eachLine calls f with each line of a part of the spool.
+func (in *reading) eachLine(name string, f func(line []byte) error) error {
 	for _, p := range in.spool.parts {
 		if p.name != name {
 			continue
@@ -318,13 +334,19 @@ func (in *reading) records(ctx context.Context, res *Result) error {
 	}
 	a := newAgain(now, in.header.Created)
 	each := func(f func(store.Row) error) error {
-		return in.lines(recordsName, func(line []byte) error {
-			var r row
-			if err := json.Unmarshal(line, &r); err != nil {
-				return broken("a record: %v", err)
+		for _, part := range []string{recordsName, manifests} {
+			err := in.eachLine(part, func(line []byte) error {
+				var r row
+				if err := json.Unmarshal(line, &r); err != nil {
+					return broken("a record: %v", err)
+				}
+				return f(store.Row{Key: store.Key{Kind: r.Kind, Tenant: r.Tenant, ID: r.ID}, Rev: r.Rev, Index: r.Index, Data: r.Data})
+			})
+			if err != nil {
+				return err
 			}
-			return f(store.Row{Key: store.Key{Kind: r.Kind, Tenant: r.Tenant, ID: r.ID}, Rev: r.Rev, Index: r.Index, Data: r.Data})
-		})
+		}
+		return nil
 	}
 	if err := each(a.look); err != nil {
 		return err
@@ -363,7 +385,12 @@ func (in *reading) records(ctx context.Context, res *Result) error {
 		return err
 	}
 	var tell []store.Message
-	err = in.lines(messagesName, func(line []byte) error {
+	if in.Series == "" || in.manifest.Summary.Records["series"] > 0 {
+		if err := in.lines.Finish(ctx, in.Series); err != nil {
+			return fmt.Errorf("restore the series: %w", err)
+		}
+	}
+	err = in.eachLine(messagesName, func(line []byte) error {
 		var m message
 		if err := json.Unmarshal(line, &m); err != nil {
 			return broken("a message: %v", err)

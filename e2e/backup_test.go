@@ -118,16 +118,19 @@ for i in range(first, 400):
 `
 
 // TestBackup copies a platform while clients write to it and a run trains, and
-// restores the copy beside it, while the first goes on: what is there is what
+// restores the copy beside it, while the first goes on; where the services are
+// apart, into another name of another store, and another bucket: what is there is what
 // the copy says, to the byte; each client's work is there up to one moment, and
 // all that was acknowledged before the copy was asked for; the run that was
 // live goes on from its checkpoint.
 func TestBackup(t *testing.T) {
 	bin := binary(t)
 	root := t.TempDir() // before down is: what is made first goes last
-	first := &one{bin: bin}
+	name := kind(t)
+	first := choose(name, bin)
 	t.Cleanup(first.down)
-	env, err := first.up(filepath.Join(root, "first"), append(os.Environ(), network()...), nil)
+	origin := filepath.Join(root, "first")
+	env, err := first.up(origin, append(os.Environ(), network()...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +185,11 @@ func TestBackup(t *testing.T) {
 	for range 100 {
 		<-more
 	}
+	var said []string // what is kept of the run
+	c.until("some lines of the run", func() bool {
+		said = printed(c, run.ID)
+		return slices.Contains(said, "step 5")
+	})
 	mu.Lock()
 	before := maps.Clone(acked)
 	mu.Unlock()
@@ -202,23 +210,31 @@ func TestBackup(t *testing.T) {
 		t.Error("nothing was written while it was copied: the test shows nothing")
 	}
 	mu.Unlock()
-	again := exec.Command(bin, "restore", "--check", file)
-	if out, err := again.CombinedOutput(); err != nil || !strings.Contains(string(out), "it is whole") {
+	whole := exec.Command(bin, "restore", "--check", file)
+	if out, err := whole.CombinedOutput(); err != nil || !strings.Contains(string(out), "it is whole") {
 		t.Errorf("mlaas restore --check: %v: %s", err, out)
 	}
 
-	second := &one{bin: bin}
+	second := choose(name, bin)
 	t.Cleanup(second.down)
 	dir := filepath.Join(root, "second")
-	restored := exec.Command(bin, "restore", file, "--dir", dir)
-	out, err = restored.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "trains/1") {
-		t.Fatalf("mlaas restore: %v: %s", err, out)
+	restore := func(into ...string) error {
+		args := append([]string{"restore", file, "--dir", dir}, into...)
+		out, err := exec.Command(bin, args...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "trains/1") {
+			return fmt.Errorf("mlaas restore: %w: %s", err, out)
+		}
+		t.Logf("%s", out)
+		if out, err := exec.Command(bin, args...).CombinedOutput(); err == nil || !strings.Contains(string(out), "is not empty") {
+			t.Errorf("over a platform that is there: %v: %s", err, out)
+		}
+		return nil
 	}
-	t.Logf("%s", out)
-	twice := exec.Command(bin, "restore", file, "--dir", dir)
-	if out, err := twice.CombinedOutput(); err == nil || !strings.Contains(string(out), "is not empty") {
-		t.Errorf("over a platform that is there: %v: %s", err, out)
+	if apart, ok := second.(*several); ok {
+		apart.share = "another"
+		apart.before = func(store, blob string) error { return restore("--store", store, "--blob", blob) }
+	} else if err := restore(); err != nil {
+		t.Fatal(err)
 	}
 	if env, err = second.up(dir, append(os.Environ(), network()...), nil); err != nil {
 		t.Fatal(err)
@@ -322,24 +338,27 @@ func TestBackup(t *testing.T) {
 	if state.Status.State != "succeeded" || len(at) != 2 || at[0].Reason != "restored from a backup" || at[1].Resume == "" {
 		t.Fatalf("the run: %+v", state.Status)
 	}
-	var lines []byte
-	r.must("GET", "/api/run/"+run.ID+"/log?limit=10000", nil, &lines)
-	var said []string
-	for line := range bytes.Lines(lines) {
-		var l struct{ Stream, Line string }
-		if err := json.Unmarshal(line, &l); err != nil {
-			t.Fatal(err)
+	lines := printed(r, run.ID)
+	// Of the first attempt it has what was kept before the copy was asked for,
+	// and more without a gap; then the second one.
+	again := slices.Index(lines, fmt.Sprintf("begin at %d", at[1].Step+1))
+	if again < len(said) || !slices.Equal(lines[:len(said)], said) {
+		t.Fatalf("it wrote %q, want %q and then from step %d on", lines, said, at[1].Step+1)
+	}
+	for i, line := range lines {
+		want := fmt.Sprint("step ", i-1)
+		if i > again {
+			want = fmt.Sprint("step ", at[1].Step+i-again)
 		}
-		if l.Stream == "stdout" {
-			said = append(said, l.Line)
+		if i != 0 && i != again && line != want {
+			t.Fatalf("line %d is %q, want %q", i, line, want)
 		}
 	}
-	want := fmt.Sprintf("begin at %d", at[1].Step+1)
-	if i := slices.Index(said, want); i < 0 || said[0] != "begin at 0" || !slices.Contains(said[:i], fmt.Sprint("step ", at[1].Step)) || said[len(said)-1] != "step 399" {
-		t.Errorf("it wrote %q, want %q after what it had written before", said, want)
+	if last := lines[len(lines)-1]; last != "step 399" {
+		t.Errorf("it ends with %q", last)
 	}
 	a, err := os.ReadFile(filepath.Join(dir, "key"))
-	b, err2 := os.ReadFile(filepath.Join(first.dir, "key"))
+	b, err2 := os.ReadFile(filepath.Join(origin, "key"))
 	if err := errors.Join(err, err2); err != nil || !bytes.Equal(a, b) {
 		t.Errorf("the key is another one: %v", err)
 	}
@@ -354,6 +373,23 @@ func TestBackup(t *testing.T) {
 	if len(same.Status.Attempts) != 1 {
 		t.Errorf("the run of the platform that was copied has %d attempts", len(same.Status.Attempts))
 	}
+}
+
+// printed is what a run wrote to its standard output.
+func printed(c caller, run string) (all []string) {
+	c.t.Helper()
+	var lines []byte
+	c.must("GET", "/api/run/"+run+"/log?limit=10000", nil, &lines)
+	for line := range bytes.Lines(lines) {
+		var l struct{ Stream, Line string }
+		if err := json.Unmarshal(line, &l); err != nil {
+			c.t.Fatal(err)
+		}
+		if l.Stream == "stdout" {
+			all = append(all, l.Line)
+		}
+	}
+	return all
 }
 
 func inTar(t *testing.T, file string, each func(name string, data []byte)) {

@@ -252,6 +252,8 @@ func (o *one) down() {
 // several is the services as processes of their own, over Redis and S3.
 type several struct {
 	kind, bin string
+	share     string                         // what it is called in the store and where blobs are
+	before    func(store, blob string) error // the services start
 	platform  *layouts.Platform
 	said      bytes.Buffer // complete only when it is down
 }
@@ -266,7 +268,7 @@ func (s *several) up(dir string, env, args []string) ([]string, error) {
 	if s.platform != nil {
 		err = s.platform.Restart(ctx)
 	} else {
-		s.platform, err = layouts.Start(ctx, layouts.Options{Kind: s.kind, Binary: s.bin, Dir: dir, Env: env, Args: args, Log: &s.said,
+		s.platform, err = layouts.Start(ctx, layouts.Options{Kind: s.kind, Binary: s.bin, Dir: dir, Env: env, Args: args, Log: &s.said, Share: s.share, Before: s.before,
 			S3: filepath.Join(filepath.Dir(s.bin), "versitygw")})
 	}
 	if err != nil {

@@ -158,10 +158,16 @@ func Messages(db store.Driver, owns bool) Check {
 	}}
 }
 
+// kept is what Blob keeps: always the same, so that it is stored once.
+const kept = "mlaas looks whether bytes can be kept\n"
+
+// Kept is the name of the bytes that Blob leaves.
+func Kept() mlaas.Digest { return blob.Name([]byte(kept)) }
+
 // Blob keeps a few bytes, and reads them back.
 func Blob(b blob.Driver) Check {
 	return Check{Name: "blob", Do: func(ctx context.Context) (string, error) {
-		text := []byte("mlaas looks whether bytes can be kept\n") // always the same: it is stored once
+		text := []byte(kept)
 		began := time.Now()
 		d, _, err := b.Put(ctx, bytes.NewReader(text), "")
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 func (m *Management) backup(w http.ResponseWriter, r *http.Request, _ *noIn) error {
 	lines, here := m.Series.(backup.Series)
 	if !here {
-		return fmt.Errorf("lines and points are with the boosters here, from where they cannot be copied yet; back up the bucket and the Redis server themselves: %w", mlaas.ErrUnavailable)
+		return fmt.Errorf("what keeps lines and points here cannot be copied: %w", mlaas.ErrUnavailable)
 	}
 	s := backup.Source{DB: m.DB, Blob: m.Blob, Series: lines, Key: m.Key, Now: m.Now}
 	if m.Info != nil {

@@ -145,10 +145,10 @@ func (s *Store) Delete(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID)
 	if s.sealed.Load() >= 0 && counted {
 		s.sealed.Add(-size)
 	}
+	if len(chunks) > 0 && s.medium.copying(ctx) {
+		return nil // they are collected another day
+	}
 	for _, c := range chunks {
-		if s.copying() {
-			continue // it is collected another day
-		}
 		if err := s.Blob.Delete(ctx, c.Blob); err != nil { // nobody names it, so it will be collected
 			s.log().Warn("series: a chunk of a deleted run cannot be deleted", "blob", c.Blob, "error", err)
 		}

@@ -44,6 +44,10 @@ type medium interface {
 	// with why it cannot be read.
 	each(ctx context.Context, f func(key, *run, error) error) error
 
+	// copying reports whether somebody copies blobs, so that none is to be
+	// deleted. Who asks has removed their names before.
+	copying(ctx context.Context) bool
+
 	// close frees what open holds.
 	close()
 }

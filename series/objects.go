@@ -42,7 +42,9 @@ type objectName struct {
 	before int64 // the number of the object that it follows: what is between them was not acknowledged
 }
 
-func objectPrefix(shard string) string { return "series/" + shard + "/seg/" }
+const objectsPrefix = "series/" // of the objects of all shards
+
+func objectPrefix(shard string) string { return objectsPrefix + shard + "/seg/" }
 
 func (n objectName) key(shard string) string {
 	return fmt.Sprintf("%s%020d-%010d-%020d", objectPrefix(shard), n.number, n.opened, n.before)

@@ -342,7 +342,7 @@ func (r *Remote) all(ctx context.Context) (all contents, err error) {
 	if err != nil {
 		return all, err
 	}
-	open, err := r.Objects.List(ctx, "series/")
+	open, err := r.Objects.List(ctx, objectsPrefix)
 	if err != nil {
 		return all, unreachable(err)
 	}

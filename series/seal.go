@@ -188,8 +188,11 @@ func (s *Store) replace(ctx context.Context, r *run, m manifest, old []chunk, se
 		is := func(c chunk) bool { return c.Blob == d }
 		return slices.ContainsFunc(m.Logs, is) || slices.ContainsFunc(m.Metrics, is)
 	}
+	if len(old) > 0 && s.medium.copying(ctx) {
+		return nil // they are collected another day
+	}
 	for _, c := range old {
-		if listed(c.Blob) || s.copying() { // what is held is collected another day
+		if listed(c.Blob) {
 			continue
 		}
 		if err := s.Blob.Delete(ctx, c.Blob); err != nil { // nobody names it, so it will be collected

@@ -112,7 +112,7 @@ func (h *shard) begins(ctx context.Context) error {
 		sh.Since, sh.From = sh.Opened, last+1
 		sh.Given += numbers
 	})
-	if err == nil {
+	if err == nil && !h.copied(ctx, func(c store.Copying) bool { return c.Objects }) {
 		h.sweep(ctx)
 	}
 	return err
@@ -318,8 +318,10 @@ func (h *shard) remove(ctx context.Context, g *segment) error {
 		return err // its runs are sealed: what is left of it is swept when the shard is opened again
 	}
 	failpoint.Hit("series.seal.objects")
-	h.delete(ctx, g.data.(*pieces).names())
-	h.sweep(ctx)
+	if !h.copied(ctx, func(c store.Copying) bool { return c.Objects }) {
+		h.delete(ctx, g.data.(*pieces).names())
+		h.sweep(ctx)
+	}
 	return nil
 }
 

@@ -107,7 +107,7 @@ func Forms() map[string]Form {
 		form() (kind string, writes, reads int)
 	}{
 		Jobs(nil), JobNames(nil), Versions(nil), Runs(nil), RunStates(nil), Launches(nil), Ledgers(nil), Replicas(nil),
-		Clusters(nil), Checkpoints(nil), Datasets(nil), Locks(nil), Secrets(nil), Sessions(nil), Links(nil), Members(nil), Leases(nil), Series(nil), Shards(nil),
+		Clusters(nil), Checkpoints(nil), Datasets(nil), Locks(nil), Secrets(nil), Sessions(nil), Links(nil), Members(nil), Leases(nil), Series(nil), Shards(nil), Copyings(nil),
 	} {
 		kind, writes, reads := r.form()
 		all[kind] = Form{writes, reads}
@@ -130,7 +130,8 @@ func checkForms(forms map[string]int, known map[string]Form) error {
 
 // A written is the record that says which forms a store may hold.
 type written struct {
-	Forms map[string]int `json:"forms"`
+	Forms     map[string]int `json:"forms"`
+	Restoring bool           `json:"restoring,omitempty"`
 }
 
 func writtens(db Driver) Records[written] {
@@ -149,6 +150,9 @@ func admit(ctx context.Context, db Driver, known map[string]Form) error {
 		w, rev, err := writtens(db).Get(ctx, "", "forms")
 		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
 			return err
+		}
+		if w.Restoring {
+			return fmt.Errorf("a backup is being restored into this store, or was not restored to its end: wait, or restore it again into another one: %w", mlaas.ErrConflict)
 		}
 		if err := checkForms(w.Forms, known); err != nil {
 			return err
@@ -170,6 +174,25 @@ func admit(ctx context.Context, db Driver, known map[string]Form) error {
 		}
 	}
 }
+
+// Restoring says of an empty store that it is half filled from now on: Admit
+// refuses it until Restored is called.
+func Restoring(ctx context.Context, db Driver) error {
+	return db.Commit(ctx, Batch{Put: []Row{writtens(db).Put(written{Restoring: true}, 0)}})
+}
+
+// Restored says that a store has all that was to be put into it, in these forms.
+func Restored(ctx context.Context, db Driver, forms map[string]int) error {
+	_, rev, err := writtens(db).Get(ctx, "", "forms")
+	if err != nil {
+		return err
+	}
+	return db.Commit(ctx, Batch{Put: []Row{writtens(db).Put(written{Forms: forms}, rev)}})
+}
+
+// IsForms reports whether a row is the record that says which forms a store may
+// hold: each store has its own.
+func IsForms(r Row) bool { return r.Key == writtens(nil).Put(written{}, 0).Key }
 
 // FormsOf says which form each kind has among rows, those of form 1 left away.
 func FormsOf(rows ...Row) (map[string]int, error) {

@@ -155,3 +155,28 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("a newer form is let in: %v", err)
 	}
 }
+
+// While a store is being filled nobody may use it, and afterwards it says which
+// forms are in it.
+func TestRestoring(t *testing.T) {
+	db, err := sqlitestore.Open(t.Context(), ":memory:", sqlitestore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := store.Restoring(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Admit(t.Context(), db); !errors.Is(err, mlaas.ErrConflict) || !strings.Contains(err.Error(), "not restored to its end") {
+		t.Errorf("half filled it is admitted: %v", err)
+	}
+	if err := store.Restored(t.Context(), db, map[string]int{"run": 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Admit(t.Context(), db); err != nil {
+		t.Errorf("filled: %v", err)
+	}
+	if err := store.Restoring(t.Context(), db); !errors.Is(err, mlaas.ErrConflict) {
+		t.Errorf("filled again: %v", err)
+	}
+}

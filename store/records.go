@@ -283,3 +283,19 @@ func Shards(db Driver) Records[Shard] {
 	return Records[Shard]{DB: db, Kind: "shard",
 		Key: func(s Shard) (mlaas.Tenant, string) { return "", s.Name }}
 }
+
+// A Copying says that somebody copies the platform: until it is over, who
+// replaces or drops chunks of series leaves their bytes, to be collected another
+// day.
+type Copying struct {
+	ID      string    `json:"id"`
+	Objects bool      `json:"objects,omitempty"` // and who seals objects leaves them, to be swept another time
+	Until   time.Time `json:"until"`             // it is put off while the copy goes on
+}
+
+// Copyings are written by who makes a copy, its own, and removed by whoever
+// finds one that is long over. ID: its own; no tenant.
+func Copyings(db Driver) Records[Copying] {
+	return Records[Copying]{DB: db, Kind: "copying",
+		Key: func(c Copying) (mlaas.Tenant, string) { return "", c.ID }}
+}

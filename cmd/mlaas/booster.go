@@ -40,7 +40,7 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 			return err
 		}
 	}
-	db, err := openStore(ctx, s.Store, s.Log)
+	db, err := joinStore(ctx, s.Store, s.Log)
 	if err != nil {
 		return err
 	}

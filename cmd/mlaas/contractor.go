@@ -20,7 +20,7 @@ who may start and where, and tells the boosters.`,
 }
 
 func runContractor(ctx context.Context, s *service) error {
-	db, err := openStore(ctx, s.Store, s.Log)
+	db, err := joinStore(ctx, s.Store, s.Log)
 	if err != nil {
 		return err
 	}

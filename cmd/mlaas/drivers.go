@@ -33,6 +33,20 @@ func openStore(ctx context.Context, at string, log *slog.Logger) (store.Driver, 
 	return nil, mlaas.Invalid("--store", "a URL that begins with redis://, rediss:// or redis+sentinel://", u.Scheme+"://...")
 }
 
+// joinStore opens it for a service, which may have to stay out: a newer version
+// may have written what is there, or it is not all there yet.
+func joinStore(ctx context.Context, at string, log *slog.Logger) (store.Driver, error) {
+	db, err := openStore(ctx, at, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := store.Admit(ctx, db); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
 // A bucket is where content and series are.
 type bucket struct {
 	*s3.S3

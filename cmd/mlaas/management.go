@@ -46,7 +46,7 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 	if err != nil {
 		return err
 	}
-	db, err := openStore(ctx, s.Store, s.Log)
+	db, err := joinStore(ctx, s.Store, s.Log)
 	if err != nil {
 		return err
 	}

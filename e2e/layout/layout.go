@@ -47,6 +47,11 @@ type Options struct {
 	Net      *Network // where its machines are; nil: all here
 	Proxy    bool     // between services, store and blobs there is a Link that can be made bad
 	Failover bool     // the store has a replica, and sentinels that promote it. Not for One
+	Share    string   // the name of the platform in the store, and of its bucket; empty: "torture". Not for One
+
+	// Before is called before the services start, where store and blobs serve.
+	// nil: nothing. Not for One.
+	Before func(store, blob string) error
 }
 
 // A Platform is what was started.

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,6 +26,11 @@ func (p *Platform) several(ctx context.Context) error {
 	blobURL, err := p.s3(ctx)
 	if err != nil {
 		return err
+	}
+	if p.Before != nil {
+		if err := p.Before(storeURL, blobURL); err != nil {
+			return err
+		}
 	}
 	p.balancer = &Balancer{}
 	address, err := p.balancer.Start() // nobody calls before all are there
@@ -62,6 +68,8 @@ func (p *Platform) several(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (p *Platform) share() string { return cmp.Or(p.Share, "torture") }
 
 // Password is of the store: a server that listens beyond the loopback needs one.
 func (p *Platform) Password() (string, error) {
@@ -124,7 +132,7 @@ func (p *Platform) redis(ctx context.Context) (string, error) {
 		if address, err = p.link("store", address, primary.Within); err != nil {
 			return "", err
 		}
-		return "redis://:" + password + "@" + address + "/torture", nil
+		return "redis://:" + password + "@" + address + "/" + p.share(), nil
 	}
 	host, port, _ := strings.Cut(address, ":")
 	if _, _, err := start("replica", [2]string{"replicaof", host + " " + port}); err != nil {
@@ -216,7 +224,7 @@ func (p *Platform) s3(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "s3://torture:torture-secret@torture?endpoint=http://" + address + "&create=true", nil
+	return "s3://torture:torture-secret@" + p.share() + "?endpoint=http://" + address + "&create=true", nil
 }
 
 // link puts a Link before an address, where one is asked for.
