@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	layouts "mlaas.dev/mlaas/e2e/layout"
 )
 
 // A caller sends requests to a platform.
@@ -218,7 +220,7 @@ func TestBackup(t *testing.T) {
 	second := choose(name, bin)
 	t.Cleanup(second.down)
 	dir := filepath.Join(root, "second")
-	restore := func(into ...string) error {
+	restore := func(dir string, into ...string) error {
 		args := append([]string{"restore", file, "--dir", dir}, into...)
 		out, err := exec.Command(bin, args...).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "trains/1") {
@@ -232,8 +234,8 @@ func TestBackup(t *testing.T) {
 	}
 	if apart, ok := second.(*several); ok {
 		apart.share = "another"
-		apart.before = func(store, blob string) error { return restore("--store", store, "--blob", blob) }
-	} else if err := restore(); err != nil {
+		apart.before = func(store, blob string) error { return restore(dir, "--store", store, "--blob", blob) }
+	} else if err := restore(dir); err != nil {
 		t.Fatal(err)
 	}
 	if env, err = second.up(dir, append(os.Environ(), network()...), nil); err != nil {
@@ -366,6 +368,21 @@ func TestBackup(t *testing.T) {
 	r.must("GET", "/api/secret", nil, &secrets)
 	if len(secrets.Items) != 1 || secrets.Items[0].Name != "hf" {
 		t.Errorf("the secrets: %+v", secrets)
+	}
+	if name != layouts.One { // the same copy makes a platform of one process, too
+		third := &one{bin: bin}
+		t.Cleanup(third.down)
+		dir := filepath.Join(root, "third")
+		if err := restore(dir); err != nil {
+			t.Fatal(err)
+		}
+		env, err := third.up(dir, append(os.Environ(), network()...), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := printed(caller{t, variables(env)}, run.ID); len(lines) < len(said) || !slices.Equal(lines[:len(said)], said) {
+			t.Errorf("of one process it wrote %q, want %q and more", lines, said)
+		}
 	}
 	// Whatever the first one did meanwhile, it is as it was.
 	var same struct{ Status struct{ Attempts []any } }
