@@ -69,7 +69,7 @@ const (
 	maxTail     = 2000            // lines
 	linesAtOnce = 200
 	eventBytes  = 8 << 10 // of lines in an event, about: one is held for each client that takes nothing
-	readers     = 8       // pages of lines that are read at the same time, over all connections
+	readers     = 8       // pages of lines of one run that are read at the same time, over all connections
 	shownPoints = 50_000  // of a snapshot, shared by the curves
 )
 
@@ -208,20 +208,44 @@ type streams struct {
 	open  map[any]func() // by who, how to be told
 	empty chan struct{}  // closed when they have ended and none is open
 
-	once  sync.Once
+	reading map[runKey]*crowd // of runs whose lines are being read
+}
+
+// A crowd is who reads the lines of one run.
+type crowd struct {
+	n     int           // how many
 	turns chan struct{} // holds one for each page that is read now
 }
 
 // read reads lines when it is its turn: what is read at the same time, and not
-// what is open, is what the memory must hold.
+// what is open, is what the memory must hold. Each run has turns of its own:
+// one whose lines cannot be reached holds up nobody who reads another's.
 func (x *streams) read(ctx context.Context, from series.Reader, q series.LineQuery) ([]series.Line, error) {
-	x.once.Do(func() { x.turns = make(chan struct{}, readers) })
+	k := runKey{q.Tenant, q.Run}
+	x.mu.Lock()
+	if x.reading == nil {
+		x.reading = map[runKey]*crowd{}
+	}
+	c := x.reading[k]
+	if c == nil {
+		c = &crowd{turns: make(chan struct{}, readers)}
+		x.reading[k] = c
+	}
+	c.n++
+	x.mu.Unlock()
+	defer func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if c.n--; c.n == 0 {
+			delete(x.reading, k)
+		}
+	}()
 	select {
-	case x.turns <- struct{}{}:
+	case c.turns <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-x.turns }()
+	defer func() { <-c.turns }()
 	return from.Lines(ctx, q)
 }
 

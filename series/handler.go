@@ -67,16 +67,6 @@ func Handler(s *Store) http.Handler {
 		freed, err := s.trimOne(r.Context(), k, r.URL.Query().Get("lines") == "true")
 		return reply(w, freed, err)
 	})
-	handle("GET /series/blobs", func(w http.ResponseWriter, r *http.Request, _ key) error {
-		named := []mlaas.Digest{}
-		err := s.Blobs(r.Context(), func(d mlaas.Digest) error { named = append(named, d); return nil })
-		return reply(w, named, err)
-	})
-	handle("GET /series/contents", func(w http.ResponseWriter, r *http.Request, _ key) error {
-		all, err := s.contents(r.Context(), s.counts)
-		all.Used += mlaas.Bytes(s.unsealed.Load())
-		return reply(w, all, err)
-	})
 	return mux
 }
 

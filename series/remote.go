@@ -24,25 +24,18 @@ import (
 )
 
 // A Remote reads what runs have said in another process than those that append
-// it: it asks the one that has the shard which holds the run. Where that is on
-// objects, and nobody has the shard now, it reads records, blobs and objects
-// itself, so that what was said stays readable. Fill in the fields and call
-// Run, without which Changed never wakes anybody.
+// it as objects: it asks the one that has the shard which holds the run. Where
+// nobody has it now, it reads records, blobs and objects itself, so that what
+// was said stays readable. Fill in the fields and call Run, without which
+// Changed never wakes anybody.
 type Remote struct {
 	// Serves says where the [Handler] is of who has a shard, which is named as
 	// its cluster, such as "http://10.0.0.7:7070"; empty: nobody has it now.
 	Serves func(ctx context.Context, shard string) (url string, err error)
 
-	// Where shards are on objects:
 	DB      store.Driver // where the manifests are
 	Blob    blob.Driver
-	Objects Objects // nil: each shard is in a folder of who has it
-
-	// Where they are in folders, Find says the same of the shard of a run. It
-	// is mlaas.ErrNotFound where there never was one, as the run has said
-	// nothing yet. Shards are the names of all.
-	Find   func(ctx context.Context, tenant mlaas.Tenant, run mlaas.RunID) (url string, err error)
-	Shards func(ctx context.Context) ([]string, error)
+	Objects Objects
 
 	Client *http.Client // nil: http.DefaultClient
 	Token  string       // sent as "Authorization: Bearer"
@@ -74,24 +67,12 @@ func (r *Remote) log() *slog.Logger {
 }
 
 // where says who answers for k: a service, or a store of ours that release
-// must be called for; or nobody, as the run has said nothing. What is not
-// sealed is in that store where all is asked for.
+// must be called for. What is not sealed is in that store where all is asked
+// for.
 func (r *Remote) where(ctx context.Context, k key, all bool) (at string, own *Store, release func(), err error) {
 	release = func() {}
 	if err := checkKey(k); err != nil {
 		return "", nil, nil, err
-	}
-	if r.Objects == nil {
-		at, err = r.Find(ctx, k.tenant, k.run)
-		switch {
-		case errors.Is(err, mlaas.ErrNotFound):
-			return "", nil, release, nil
-		case err != nil:
-			return "", nil, nil, fmt.Errorf("find who serves run %s: %w", k.run, err)
-		case at == "":
-			return "", nil, nil, fmt.Errorf("nobody serves run %s now: %w", k.run, mlaas.ErrUnavailable)
-		}
-		return at, nil, release, nil
 	}
 	m, rev, err := store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
 	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
@@ -124,9 +105,6 @@ func answer[T any](ctx context.Context, r *Remote, k key, method, what string, q
 	if past != nil {
 		return own(past)
 	}
-	if at == "" {
-		return out, nil
-	}
 	within, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	res, err := r.ask(within, method, at, k, what, query)
@@ -137,7 +115,7 @@ func answer[T any](ctx context.Context, r *Remote, k key, method, what string, q
 	if err != nil && ctx.Err() != nil {
 		return out, ctx.Err()
 	}
-	if r.gone(at, err) && r.Objects != nil && method == "GET" { // what was acknowledged is in objects, whoever lives
+	if r.gone(at, err) && method == "GET" { // what was acknowledged is in objects, whoever lives
 		past, release, err := r.unserved(ctx, k)
 		if err != nil {
 			return out, err
@@ -297,25 +275,13 @@ func (r *Remote) Trim(ctx context.Context, most mlaas.Bytes, finished func(mlaas
 	})
 }
 
-// Blobs is that of [Reader], over all shards. It is an error if one that is in
-// a folder cannot be asked.
+// Blobs is that of [Reader], over all shards.
 func (r *Remote) Blobs(ctx context.Context, f func(mlaas.Digest) error) error {
-	if r.Objects != nil {
-		s, err := r.sealed(ctx)
-		if err != nil {
-			return err
-		}
-		return s.Blobs(ctx, f)
-	}
-	return r.each(ctx, func(at string) error {
-		named, err := fetch[[]mlaas.Digest](ctx, r, at, "blobs")
-		for _, d := range named {
-			if err == nil {
-				err = f(d)
-			}
-		}
+	s, err := r.sealed(ctx)
+	if err != nil {
 		return err
-	})
+	}
+	return s.Blobs(ctx, f)
 }
 
 // Usage is that of [Reader], over all shards.
@@ -326,15 +292,6 @@ func (r *Remote) Usage(ctx context.Context) (mlaas.Bytes, error) {
 
 // all is what all shards keep.
 func (r *Remote) all(ctx context.Context) (all contents, err error) {
-	if r.Objects == nil {
-		err = r.each(ctx, func(at string) error {
-			c, err := fetch[contents](ctx, r, at, "contents")
-			all.Used += c.Used
-			all.Runs = append(all.Runs, c.Runs...)
-			return err
-		})
-		return all, err
-	}
 	s, err := r.sealed(ctx)
 	if err == nil {
 		all, err = s.contents(ctx, func(*run) bool { return true })
@@ -350,42 +307,6 @@ func (r *Remote) all(ctx context.Context) (all contents, err error) {
 		all.Used += mlaas.Bytes(o.Size)
 	}
 	return all, nil
-}
-
-// each calls f with where each shard is served.
-func (r *Remote) each(ctx context.Context, f func(at string) error) error {
-	if r.Shards == nil {
-		return fmt.Errorf("it is not known which shards there are: %w", mlaas.ErrUnavailable)
-	}
-	names, err := r.Shards(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		at, err := r.Serves(ctx, name)
-		if err == nil && at == "" {
-			err = mlaas.ErrUnavailable
-		}
-		if err == nil {
-			err = f(at)
-		}
-		if err != nil {
-			return fmt.Errorf("shard %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// fetch asks who is at an address for something of all runs.
-func fetch[T any](ctx context.Context, r *Remote, at, what string) (out T, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	defer cancel()
-	res, err := r.send(ctx, "GET", at, what, nil)
-	if err != nil {
-		return out, err
-	}
-	defer res.Body.Close()
-	return readJSON[T](res.Body)
 }
 
 // Take has who has the shard called from release a run: see Store.Take.
@@ -428,7 +349,7 @@ type distant struct {
 // Changed is closed when that run is appended to or deleted, when who serves
 // it goes, and when somebody begins to serve it. Run keeps one stream open for
 // each run that is waited for, and one watch on the records; while nobody has
-// its shard, Find is asked every few seconds besides.
+// its shard, Serves is asked every few seconds besides.
 func (r *Remote) Changed(tenant mlaas.Tenant, id mlaas.RunID) (changed <-chan struct{}, leave func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -635,14 +556,9 @@ func (r *Remote) attend(ctx context.Context, w *distant) {
 
 // source is where it is said that k has changed; empty: nowhere now.
 func (r *Remote) source(ctx context.Context, k key) (at, from string, err error) {
-	if r.Objects == nil {
-		at, err = r.Find(ctx, k.tenant, k.run)
-	} else {
-		var m store.Manifest
-		m, _, err = store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
-		if from = m.Shard; err == nil && !m.Released { // else its record will change
-			at, err = r.Serves(ctx, from)
-		}
+	m, _, err := store.Series(r.DB).Get(ctx, k.tenant, string(k.run))
+	if from = m.Shard; err == nil && !m.Released { // else its record will change
+		at, err = r.Serves(ctx, from)
 	}
 	if errors.Is(err, mlaas.ErrNotFound) {
 		err = nil

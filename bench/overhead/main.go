@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +20,6 @@ import (
 
 //go:embed step.py
 var program string
-
-// tQuantile is the 97.5 % quantile of Student's t for n-1 degrees of freedom.
-var tQuantile = map[int]float64{10: 2.262, 12: 2.201, 14: 2.160, 16: 2.131, 20: 2.093, 30: 2.045}
 
 func main() {
 	binary := flag.String("bin", "bin/mlaas", "the mlaas binary")
@@ -37,9 +33,8 @@ func main() {
 }
 
 func run(binary string, pairs, steps int) error {
-	quantile, ok := tQuantile[pairs]
-	if !ok {
-		return fmt.Errorf("-pairs %d: want 10, 12, 14, 16, 20 or 30", pairs)
+	if _, _, err := rig.Interval(make([]float64, pairs)); err != nil {
+		return fmt.Errorf("-pairs: %w", err)
 	}
 	p, err := rig.Up(binary)
 	if err != nil {
@@ -93,14 +88,10 @@ func run(binary string, pairs, steps int) error {
 		ratios = append(ratios, a/b)
 		shares = append(shares, b)
 	}
-	mean, sd := 0.0, 0.0
-	for _, r := range ratios {
-		mean += r / float64(pairs)
+	mean, half, err := rig.Interval(ratios)
+	if err != nil {
+		return err
 	}
-	for _, r := range ratios {
-		sd += (r - mean) * (r - mean) / float64(pairs-1)
-	}
-	half := quantile * math.Sqrt(sd/float64(pairs))
 	rig.Row("CPU of program + supervisor, watched / by hand: upper end", mean+half, 1.02, "x", true,
 		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d pairs of %d steps of %.2f ms", mean, mean-half, mean+half, pairs, steps, 1000*rig.Median(shares)/float64(steps)))
 	return nil
@@ -130,11 +121,11 @@ func watch(p *rig.Platform) (float64, error) {
 		}
 		switch {
 		case l.Line == "begin":
-			before = rig.CPU(supervisors(p.Dir, run.ID)) // starting it is not a step
+			before = rig.CPU(rig.Supervisors(p.Dir, run.ID)) // starting it is not a step
 		case strings.HasPrefix(l.Line, "cpu "):
 			program, _ = cpuOf(l.Line)
 			// It is read while the program waits to be measured.
-			after = rig.CPU(supervisors(p.Dir, run.ID))
+			after = rig.CPU(rig.Supervisors(p.Dir, run.ID))
 			return false
 		}
 		return true
@@ -147,17 +138,4 @@ func watch(p *rig.Platform) (float64, error) {
 		return 0, fmt.Errorf("run %s: program %v s, supervisor %v s of CPU: one of them was not seen", run.ID, program, supervisor)
 	}
 	return program + supervisor, p.Wait(run.ID)
-}
-
-// supervisors finds the processes that supervise a run.
-func supervisors(dir, run string) (pids []int) {
-	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range found {
-		text, _ := os.ReadFile(f)
-		if args := strings.Split(string(text), "\x00"); len(args) > 2 && args[1] == "supervise" && strings.Contains(string(text), dir) && strings.Contains(string(text), run) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }

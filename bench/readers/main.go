@@ -11,11 +11,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,9 +26,6 @@ import (
 
 //go:embed talk.py
 var program string
-
-// tQuantile is the 97.5 % quantile of Student's t for n-1 degrees of freedom.
-var tQuantile = map[int]float64{6: 2.571, 8: 2.365, 10: 2.262, 12: 2.201}
 
 func main() {
 	binary := flag.String("bin", "bin/mlaas", "the mlaas binary")
@@ -45,9 +40,8 @@ func main() {
 }
 
 func run(binary string, pairs, clients, steps int) error {
-	quantile, ok := tQuantile[pairs]
-	if !ok {
-		return fmt.Errorf("-pairs %d: want 6, 8, 10 or 12", pairs)
+	if _, _, err := rig.Interval(make([]float64, pairs)); err != nil {
+		return fmt.Errorf("-pairs: %w", err)
 	}
 	p, err := rig.Up(binary)
 	if err != nil {
@@ -86,14 +80,10 @@ func run(binary string, pairs, clients, steps int) error {
 		}
 		ratios = append(ratios, cost[0]/cost[1])
 	}
-	mean, sd := 0.0, 0.0
-	for _, r := range ratios {
-		mean += r / float64(pairs)
+	mean, half, err := rig.Interval(ratios)
+	if err != nil {
+		return err
 	}
-	for _, r := range ratios {
-		sd += (r - mean) * (r - mean) / float64(pairs-1)
-	}
-	half := quantile * math.Sqrt(sd/float64(pairs))
 	rig.Row(fmt.Sprintf("CPU per step with %d clients that never read / without: upper end", clients), mean+half, 1.02, "x", true,
 		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d pairs", mean, mean-half, mean+half, pairs))
 	rig.Row("memory of the server with them, more than without", most, 64, "MiB", true, "the most of all rounds, sampled each 200 ms")
@@ -152,12 +142,12 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 		}
 		switch {
 		case l.Line == "begin":
-			before = rig.CPU(supervisors(p.Dir, run.ID))
+			before = rig.CPU(rig.Supervisors(p.Dir, run.ID))
 		case strings.HasPrefix(l.Line, "cpu "):
 			fields := strings.Fields(l.Line)
 			cpu, _ = strconv.ParseFloat(fields[1], 64)
 			steps, _ = strconv.Atoi(fields[2])
-			after = rig.CPU(supervisors(p.Dir, run.ID))
+			after = rig.CPU(rig.Supervisors(p.Dir, run.ID))
 			return false
 		}
 		return true
@@ -231,19 +221,6 @@ func silent(ctx context.Context, p *rig.Platform, run string) (time.Duration, er
 			size, since = n, time.Now()
 		}
 	}
-}
-
-// supervisors finds the processes that supervise a run.
-func supervisors(dir, run string) (pids []int) {
-	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range found {
-		text, _ := os.ReadFile(f)
-		if args := strings.Split(string(text), "\x00"); len(args) > 2 && args[1] == "supervise" && strings.Contains(string(text), dir) && strings.Contains(string(text), run) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // rss is what a process has in memory, in MiB.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
@@ -234,6 +235,40 @@ func Row(name string, got, limit float64, unit string, atMost bool, note string)
 	}
 	fmt.Printf("%-62s %10.3f %-4s %s %.3g: %s  %s\n", name, got, unit, word, limit, verdict, note)
 	return holds
+}
+
+// tQuantile is the 97.5 % quantile of Student's t for n-1 degrees of freedom.
+var tQuantile = map[int]float64{6: 2.571, 8: 2.365, 10: 2.262, 12: 2.201, 14: 2.160, 16: 2.131, 20: 2.093, 30: 2.045}
+
+// Interval is the mean of values and the half width of its 95 % interval. There
+// are as many values as Student's table has here: 6, 8, 10, 12, 14, 16, 20 or 30.
+func Interval(values []float64) (mean, half float64, err error) {
+	n := len(values)
+	quantile, ok := tQuantile[n]
+	if !ok {
+		return 0, 0, fmt.Errorf("%d values: want 6, 8, 10, 12, 14, 16, 20 or 30", n)
+	}
+	for _, v := range values {
+		mean += v / float64(n)
+	}
+	sd := 0.0
+	for _, v := range values {
+		sd += (v - mean) * (v - mean) / float64(n-1)
+	}
+	return mean, quantile * math.Sqrt(sd/float64(n)), nil
+}
+
+// Supervisors finds the processes that supervise a run of the platform in dir.
+func Supervisors(dir, run string) (pids []int) {
+	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range found {
+		text, _ := os.ReadFile(f)
+		if args := strings.Split(string(text), "\x00"); len(args) > 2 && args[1] == "supervise" && strings.Contains(string(text), dir) && strings.Contains(string(text), run) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // Median of values, which it sorts.

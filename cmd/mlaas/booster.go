@@ -40,22 +40,16 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 			return err
 		}
 	}
-	db, err := joinStore(ctx, s.Store, s.Log)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
 	blobs, err := openBucket(ctx, s.Blob, s.Log)
 	if err != nil {
 		return err
 	}
-	l, err := s.listener()
+	db, l, err := s.join(ctx)
 	if err != nil {
 		return err
 	}
-	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
+	defer db.Close()
 	m := &machine{service: s, give: give, db: db, blobs: blobs, shards: &shards{}, counts: new(booster.Counts)}
-	s.metrics.Store(db)
 	showBooster(s.metrics, localCluster, m.counts)
 	if m.binary, err = os.Executable(); err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 
 	"mlaas.dev/mlaas/contractor"
 	"mlaas.dev/mlaas/health"
-	"mlaas.dev/mlaas/lease"
 )
 
 func (c *cli) contractorCommand() *cobra.Command {
@@ -20,18 +19,12 @@ who may start and where, and tells the boosters.`,
 }
 
 func runContractor(ctx context.Context, s *service) error {
-	db, err := joinStore(ctx, s.Store, s.Log)
+	db, l, err := s.join(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	l, err := s.listener()
-	if err != nil {
-		return err
-	}
-	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
 	x := &contractor.Contractor{DB: db, Member: s.member, Log: s.Log, Trace: s.tracer, Counts: new(contractor.Counts)}
-	s.metrics.Store(db)
 	showContractor(s.metrics, x.Counts)
 	s.prober(health.Store(db, s.ID), health.Messages(db, true))
 	server := &http.Server{Handler: s.internalAPI(nil), ReadHeaderTimeout: 10 * time.Second}

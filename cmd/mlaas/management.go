@@ -15,7 +15,6 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/health"
-	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
 )
 
@@ -46,20 +45,15 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 	if err != nil {
 		return err
 	}
-	db, err := joinStore(ctx, s.Store, s.Log)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
 	blobs, err := openBucket(ctx, s.Blob, s.Log)
 	if err != nil {
 		return err
 	}
-	l, err := s.listener()
+	db, l, err := s.join(ctx)
 	if err != nil {
 		return err
 	}
-	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
+	defer db.Close()
 	remote, err := s.remote(db, blobs)
 	if err != nil {
 		return err
@@ -78,7 +72,6 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 		return err
 	}
 	m.Trace, m.Metrics = s.tracer, s.metrics.Handler()
-	s.metrics.Store(db)
 	showManagement(s.metrics, m)
 	m.Health = s.prober(health.Store(db, s.ID), health.Messages(db, false), health.Blob(blobs), health.Disk(s.Dir))
 	server := m.Server()

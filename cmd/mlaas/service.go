@@ -27,6 +27,7 @@ import (
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/observe"
+	"mlaas.dev/mlaas/store"
 )
 
 // A service is one process of the production layout: management, contractor or
@@ -176,6 +177,23 @@ func (s *service) listener() (net.Listener, error) {
 	}
 	s.Advertise = strings.TrimSuffix(s.Advertise, "/")
 	return l, nil
+}
+
+// join opens what every service shares: the store, an address, and a place
+// among the others. Who calls it closes the store.
+func (s *service) join(ctx context.Context) (store.Driver, net.Listener, error) {
+	db, err := joinStore(ctx, s.Store, s.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := s.listener()
+	if err != nil {
+		db.Close()
+		return nil, nil, err
+	}
+	s.member = &lease.Member{DB: db, Service: s.Name, ID: s.ID, URL: s.Advertise, Version: release(), Log: s.Log}
+	s.metrics.Store(db)
+	return db, l, nil
 }
 
 // internal is the client by which services ask each other. It waits for the

@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/internal/redistest"
 	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/store/storetest"
 )
 
 // A ledger has writers that commit a record and a message each time, and knows
@@ -341,98 +340,12 @@ func TestUnconfirmed(t *testing.T) {
 // The test runs itself as a process that is killed while it commits and
 // handles messages.
 func TestProcessKilled(t *testing.T) {
-	if url := os.Getenv("MLAAS_TEST_REDIS"); url != "" {
-		die(t, url)
-	}
-	k := newKilled(t)
-	for round := range 3 {
-		k.run(200 + 50*round)
-		k.check()
-	}
-	if len(k.said) < 600 {
-		t.Errorf("only %d commits were acknowledged: the test shows nothing", len(k.said))
-	}
+	storetest.Die(t, opened)
+	newKilled(t).Rounds(t)
 }
 
-// killed is a store whose processes are killed, and what they said that is on
-// disk.
-type killed struct {
-	t      *testing.T
-	server *redistest.Server
-	said   map[int]bool
+func newKilled(t *testing.T) *storetest.Killed {
+	return &storetest.Killed{Test: "TestProcessKilled", Where: redistest.Start(t, &redistest.Server{}).URL("process"), Open: opened}
 }
 
-func newKilled(t *testing.T) *killed {
-	return &killed{t: t, server: redistest.Start(t, &redistest.Server{}), said: map[int]bool{}}
-}
-
-// run starts a process that commits, and kills it when it has said so much; it
-// may die before.
-func (k *killed) run(much int, env ...string) {
-	k.t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestProcessKilled$")
-	cmd.Env = append(append(os.Environ(), "MLAAS_TEST_REDIS="+k.server.URL("process")), env...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		k.t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for n := 0; lines.Scan(); n++ {
-		if i, err := strconv.Atoi(lines.Text()); err == nil {
-			k.said[i] = true
-		}
-		if n == much {
-			cmd.Process.Kill()
-		}
-	}
-	cmd.Wait()
-}
-
-func (k *killed) check() {
-	k.t.Helper()
-	s := open(k.t, k.server.URL("process"), Options{})
-	defer s.Close()
-	for i := range k.said {
-		if _, err := s.Get(k.t.Context(), row(fmt.Sprint(i), 0, "").Key); err != nil {
-			k.t.Errorf("acknowledged and lost: %v", err)
-		}
-	}
-	st, err := s.Stats(k.t.Context())
-	if err != nil || st.Records != st.Waiting {
-		k.t.Errorf("%d records and %d messages (%v), want as many: they were committed together", st.Records, st.Waiting, err)
-	}
-}
-
-func die(t *testing.T, url string) {
-	s := open(t, url, Options{})
-	st, err := s.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	next := int(st.Records)
-	for range 8 {
-		go func() {
-			for {
-				mu.Lock()
-				i := next
-				next++
-				mu.Unlock()
-				id := fmt.Sprint(i)
-				if _, err := s.Get(context.Background(), row(id, 0, "").Key); err == nil {
-					continue // committed when the one before died
-				}
-				if err := s.Commit(context.Background(), store.Batch{Put: []store.Row{row(id, 0, "{}")}, Tell: []store.Message{{To: "inbox", Subject: id}}}); err != nil {
-					panic(err)
-				}
-				mu.Lock()
-				fmt.Fprintln(os.Stdout, i)
-				mu.Unlock()
-			}
-		}()
-	}
-	select {}
-}
+func opened(t *testing.T, url string) store.Driver { return open(t, url, Options{}) }

@@ -1,7 +1,6 @@
 package sqlitestore
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"database/sql/driver"
@@ -9,9 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +19,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/store/storetest"
 )
 
 func row(id string, rev int64, data string) store.Row {
@@ -328,94 +326,12 @@ func args(sql string) []any {
 
 // The test runs itself as the process that is killed while it commits.
 func TestKilled(t *testing.T) {
-	if dir := os.Getenv("MLAAS_TEST_KILLED"); dir != "" {
-		die(t, dir)
-	}
-	k := &killed{t: t, dir: t.TempDir(), said: map[int]bool{}}
-	for round := range 3 {
-		k.run(200 + 50*round)
-		k.check()
-	}
-	if len(k.said) < 600 {
-		t.Errorf("only %d commits were acknowledged: the test shows nothing", len(k.said))
-	}
+	storetest.Die(t, opened)
+	newKilled(t).Rounds(t)
 }
 
-// killed is a store whose processes are killed, and what they said that is on
-// disk.
-type killed struct {
-	t    *testing.T
-	dir  string
-	said map[int]bool
+func newKilled(t *testing.T) *storetest.Killed {
+	return &storetest.Killed{Test: "TestKilled", Where: filepath.Join(t.TempDir(), "db"), Open: opened}
 }
 
-// run starts a process that commits, and kills it when it has said so much; it
-// may die before.
-func (k *killed) run(much int, env ...string) {
-	k.t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-	cmd.Env = append(append(os.Environ(), "MLAAS_TEST_KILLED="+k.dir), env...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		k.t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for n := 0; lines.Scan(); n++ {
-		if i, err := strconv.Atoi(lines.Text()); err == nil {
-			k.said[i] = true
-		}
-		if n == much {
-			_ = cmd.Process.Kill()
-		}
-	}
-	_ = cmd.Wait()
-}
-
-func (k *killed) check() {
-	k.t.Helper()
-	s := open(k.t, filepath.Join(k.dir, "db"), Options{})
-	defer s.Close()
-	for i := range k.said {
-		if _, err := s.Get(k.t.Context(), row(fmt.Sprint(i), 0, "").Key); err != nil {
-			k.t.Errorf("acknowledged and lost: %v", err)
-		}
-	}
-	st, err := s.Stats(k.t.Context())
-	if err != nil || st.Records != st.Waiting {
-		k.t.Errorf("%d records and %d messages (%v), want as many: they were committed together", st.Records, st.Waiting, err)
-	}
-}
-
-func die(t *testing.T, dir string) {
-	s := open(t, filepath.Join(dir, "db"), Options{})
-	st, err := s.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	next := int(st.Records)
-	for range 8 {
-		go func() {
-			for {
-				mu.Lock()
-				i := next
-				next++
-				mu.Unlock()
-				id := fmt.Sprint(i)
-				if _, err := s.Get(t.Context(), row(id, 0, "").Key); err == nil {
-					continue // committed when the one before died
-				}
-				if err := s.Commit(context.Background(), store.Batch{Put: []store.Row{row(id, 0, "{}")}, Tell: []store.Message{{To: "inbox", Subject: id}}}); err != nil {
-					panic(err)
-				}
-				mu.Lock()
-				fmt.Fprintln(os.Stdout, i)
-				mu.Unlock()
-			}
-		}()
-	}
-	select {}
-}
+func opened(t *testing.T, path string) store.Driver { return open(t, path, Options{}) }
