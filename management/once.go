@@ -87,6 +87,9 @@ func (o *once) again(ctx context.Context, w http.ResponseWriter) (bool, error) {
 	case k.Request != o.want:
 		return false, &mlaas.FieldError{Field: "Idempotency-Key", Want: "a fresh key for another request: this one was used at " + k.Created.Format(time.RFC3339), Got: o.r.Header.Get("Idempotency-Key")}
 	}
+	if err := confirm(ctx); err != nil { // it was answered, or was about to be
+		return false, err
+	}
 	w.Header().Set("Idempotent-Replayed", "true")
 	return true, k.Answer.write(w)
 }

@@ -70,6 +70,9 @@ func reads[In, Out any](status int, h func(context.Context, *In) (*Answer[Out], 
 			return err
 		}
 		a, err := h(r.Context(), v)
+		if err == nil {
+			err = confirm(r.Context())
+		}
 		if err != nil {
 			return err
 		}
@@ -114,7 +117,9 @@ func writes[In, Out any](m *Management, status int, h func(context.Context, *In)
 			if err != nil {
 				return err
 			}
-			if !batch.Empty() {
+			if batch.Empty() {
+				err = confirm(ctx)
+			} else {
 				err = m.DB.Commit(ctx, queue.Traced(batch, trace.Of(ctx)))
 			}
 			switch {
@@ -139,6 +144,17 @@ func raw[In any](status int, media string, h func(http.ResponseWriter, *http.Req
 		}
 		return h(w, r, v)
 	}}
+}
+
+type storeKey struct{}
+
+// confirm has the store confirm what a request has read of it: nobody is told
+// what may still be lost.
+func confirm(ctx context.Context) error {
+	if db, ok := ctx.Value(storeKey{}).(store.Driver); ok {
+		return store.Confirm(ctx, db)
+	}
+	return nil // of a route that anybody may call: it reads nothing
 }
 
 // or adds a second status of success to what is said of h.

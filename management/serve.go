@@ -74,7 +74,7 @@ func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
 			m.fail(w, r, err)
 			return
 		}
-		r = r.WithContext(auth.With(r.Context(), who))
+		r = r.WithContext(context.WithValue(auth.With(r.Context(), who), storeKey{}, m.DB))
 	}
 	ctx, end := r.Context(), func(error) {}
 	if rt.Policy != auth.Public { // probes are many, and nobody asks how they went
@@ -82,6 +82,11 @@ func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
 		r = r.WithContext(ctx)
 	}
 	err := rt.serve(w, r)
+	if err != nil && !begun(w) && !errors.Is(err, mlaas.ErrInvalid) && !errors.Is(err, mlaas.ErrSyntax) && mlaas.KindOf(err).Status < 500 {
+		if unsafe := confirm(ctx); unsafe != nil { // "it is not there" is an answer too
+			err = unsafe
+		}
+	}
 	end(err)
 	if rt.media != "" { // it may have had a time to write in, and the connection is used again
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})

@@ -42,6 +42,9 @@ type unruly struct {
 	dup, late float64
 }
 
+// Confirm is that of the driver below.
+func (u unruly) Confirm(ctx context.Context) error { return store.Confirm(ctx, u.Driver) }
+
 // unrulyTime is how late a message may be.
 const unrulyTime = 4 * time.Second
 

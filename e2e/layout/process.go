@@ -39,6 +39,48 @@ type Process struct {
 	ended chan struct{} // closed when it is gone
 }
 
+// An EarlyEnd says that a process ended before it served, how, and what it said
+// last.
+type EarlyEnd struct {
+	Name  string
+	State *os.ProcessState
+	Said  string
+}
+
+func (e *EarlyEnd) Error() string {
+	return fmt.Sprintf("%s ended before it served: %s: %s", e.Name, e.State, e.Said)
+}
+
+// Killed reports whether it was SIGKILL that ended it.
+func (e *EarlyEnd) Killed() bool {
+	status, ok := e.State.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// last keeps the end of what is written through it.
+type last struct {
+	to  io.Writer // nil: nowhere
+	mu  sync.Mutex
+	end []byte
+}
+
+func (l *last) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	l.end = append(l.end, b...)
+	l.end = l.end[max(0, len(l.end)-1000):]
+	l.mu.Unlock()
+	if l.to == nil {
+		return len(b), nil
+	}
+	return l.to.Write(b)
+}
+
+func (l *last) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.TrimSpace(string(l.end))
+}
+
 // Start starts it, with more variables, and returns once it serves. A process
 // that ends before that is an error; it is not there then.
 func (p *Process) Start(ctx context.Context, env ...string) error {
@@ -51,7 +93,8 @@ func (p *Process) Start(ctx context.Context, env ...string) error {
 	cmd.Env = append(p.Env[:len(p.Env):len(p.Env)], env...)
 	// A group of its own: a Ctrl+C at who tests is theirs to handle.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stderr = p.Log
+	said := &last{to: p.Log}
+	cmd.Stderr = said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -89,7 +132,7 @@ func (p *Process) Start(ctx context.Context, env ...string) error {
 	case p.url = <-ready:
 		return nil
 	case <-ended:
-		return fmt.Errorf("%s ended before it served: %s", p.Name, cmd.ProcessState)
+		return &EarlyEnd{Name: p.Name, State: cmd.ProcessState, Said: said.String()}
 	case <-ctx.Done():
 		syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
 		<-ended

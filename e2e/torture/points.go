@@ -138,8 +138,12 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int, patience time.Duration) error {
 	for _, n := range slices.Compact([]int{nth, 1}) {
 		p.Kill()
-		if err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n)); err != nil && ctx.Err() == nil {
-			return nil // it died before it served
+		err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n))
+		if early, ok := errors.AsType[*layout.EarlyEnd](err); ok && early.Killed() {
+			return nil // it came there before it served
+		}
+		if err != nil {
+			return err
 		}
 		select {
 		case <-p.Ended():

@@ -314,6 +314,34 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// What is read may be of a commit that no replica has yet: it is confirmed, or
+// it is said that it may still be lost.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	primary := redistest.Start(t, &redistest.Server{Settings: map[string]string{"min-replicas-to-write": "1", "min-replicas-max-lag": "60"}})
+	replica := redistest.Start(t, &redistest.Server{Primary: primary})
+	s := open(t, primary.URL("confirm")+"?wait=1", Options{Log: slog.New(slog.DiscardHandler)})
+	defer s.Close()
+	put(t, s, row("a", 0, "{}"))
+	if err := store.Confirm(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	replica.Stop() // the primary does not know yet
+	if err := s.Commit(t.Context(), store.Batch{Put: []store.Row{row("a", 1, `{"x":1}`)}}); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Fatalf("commit with a replica that is silent: %v", err)
+	}
+	if r, err := s.Get(t.Context(), row("a", 0, "").Key); err != nil || r.Rev != 2 {
+		t.Fatalf("the primary has %+v, %v: the test shows nothing", r, err)
+	}
+	if err := store.Confirm(t.Context(), s); !errors.Is(err, mlaas.ErrUnavailable) {
+		t.Errorf("what only the primary has is confirmed: %v", err)
+	}
+	replica.Cont()
+	if err := store.Confirm(t.Context(), s); err != nil {
+		t.Errorf("with the replica back: %v", err)
+	}
+}
+
 // Without a replica nothing is acknowledged, and it is said why.
 func TestUnconfirmed(t *testing.T) {
 	t.Parallel()

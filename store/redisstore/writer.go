@@ -259,6 +259,16 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) error {
 	return fmt.Errorf("the script of commits says %q: %w", word, mlaas.ErrInternal)
 }
 
+// Confirm has replicas confirm what was read: those who read share a group that
+// writes nothing of theirs. Where no replica is waited for, an answer of the
+// server says that its disk has what is in it.
+func (s *Store) Confirm(ctx context.Context) error {
+	if s.wait == 0 {
+		return nil
+	}
+	return s.Commit(ctx, store.Batch{})
+}
+
 func conflict(r store.Row, rev string) error {
 	switch {
 	case rev == "0":

@@ -283,6 +283,26 @@ func TestCheckpoints(t *testing.T) {
 	}
 }
 
+// Processes that are killed one after the other, each before it would copy the
+// log, do not make it longer and longer either.
+func TestKilledAgainAndAgain(t *testing.T) {
+	dir := t.TempDir()
+	path, large := filepath.Join(dir, "0.db"), strings.Repeat("x", 1<<18) // 64 pages
+	for i := range 30 {
+		s := open(t, path, Options{long: 100})
+		put(t, s, row("large", int64(i), large))
+		next := filepath.Join(dir, fmt.Sprint(i+1)+".db")
+		for _, part := range []string{"", "-wal"} {
+			copyFile(t, path+part, next+part)
+		}
+		s.Close()
+		path = next
+	}
+	if info, err := os.Stat(path + "-wal"); err != nil || info.Size() > 200*4200 {
+		t.Errorf("the log has %v bytes, %v", info.Size(), err)
+	}
+}
+
 // What runs often uses an index, all the way, and sorts nothing.
 func TestPlans(t *testing.T) {
 	s := open(t, ":memory:", Options{})

@@ -38,6 +38,8 @@ type Options struct {
 	Group  int              // commits in one transaction at most; 0: 512; 1: each one alone
 	Gone   int              // deletions that Watch can look back over; 0: 100,000
 	Synced *meter.Histogram // how long durable writes take; nil: nobody asks
+
+	long int // longLog, less in tests
 }
 
 // A Store is a store.Driver.
@@ -119,7 +121,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		}
 		s.path = abs
 	}
-	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), long: longLog, wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
+	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), long: cmp.Or(o.long, longLog), wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, err
@@ -145,6 +147,7 @@ func (s *Store) open() (err error) {
 	if err := s.writer.prepare(); err != nil {
 		return explain(s.path, err)
 	}
+	s.writer.inherit()
 	if s.path == "" {
 		s.readers <- s.writer.conn
 		s.pooled = 1
