@@ -266,18 +266,6 @@ type DataTree struct {
 	Was *Fetched `json:"was,omitempty"`
 }
 
-// A Cluster is a place to run replicas. Booster alone writes it.
-type Cluster struct {
-	Name     string    `json:"name"` // "local" is this machine
-	Kind     string    `json:"kind"`
-	Node     string    `json:"node,omitempty"`
-	Capacity Resources `json:"capacity"`
-	Up       bool      `json:"up"`
-	Reason   string    `json:"reason"` // why it is down, or what it cannot enforce
-	Limits   []string  `json:"limits"` // what is not isolated or enforced here, a sentence each
-	Heard    time.Time `json:"heard"`
-}
-
 // A Ledger is what is promised of one cluster, to whom. Contractor alone
 // writes it, in the commit that places or releases a run, so that two
 // contractors can never promise the same core.

@@ -112,6 +112,18 @@ func Clusters(db Driver) Records[mlaas.Cluster] {
 		Key: func(c mlaas.Cluster) (mlaas.Tenant, string) { return "", c.Name }}
 }
 
+// ClusterSpecs are written by management. ID: the name; no tenant.
+func ClusterSpecs(db Driver) Records[mlaas.ClusterSpec] {
+	return Records[mlaas.ClusterSpec]{DB: db, Kind: "clusterspec",
+		Key: func(c mlaas.ClusterSpec) (mlaas.Tenant, string) { return "", c.Name }}
+}
+
+// ClusterKeys are written by management. ID: the cluster's name; no tenant.
+func ClusterKeys(db Driver) Records[mlaas.ClusterKey] {
+	return Records[mlaas.ClusterKey]{DB: db, Kind: "clusterkey",
+		Key: func(k mlaas.ClusterKey) (mlaas.Tenant, string) { return "", k.Cluster }}
+}
+
 // Checkpoints are written by booster. ID: "RUN/EPOCH/STEP/REPLICA", with the
 // numbers padded so that the last under "RUN/" is the newest.
 func Checkpoints(db Driver) Records[mlaas.Checkpoint] {
