@@ -29,6 +29,7 @@ var walls = []struct{ room, may, why string }{
 	{"internal/trace", "", "a seam: services name their work, cmd says who is told"},
 	{"internal/redistest", "", "a server to test against knows nobody"},
 	{"internal/s3test", "", "it runs a server of others"},
+	{"internal/kubetest", "", "it runs clusters of others"},
 	{"internal/bucket", ".", "an address, a connection and what its errors mean; what is in the bucket is for others"},
 	{"python", "", "the files of the Python package, and nothing else"},
 	{"web", "", "the files of the page, and nothing else"},
