@@ -154,6 +154,8 @@ disabled_plugins = [
 ]
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = %q
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true # not every root may lower it
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = [%q]
   conf_dir = %q
