@@ -29,6 +29,9 @@ type Image struct {
 	// folder is taken with all that is in it. Everything belongs to root.
 	Files map[string]string
 
+	// Without are names of files and folders that are left out wherever they are.
+	Without []string
+
 	Entrypoint []string
 	Env        []string // "NAME=value"; PATH is there if it is not set
 	User       string   // such as "65534"; empty: root
@@ -124,7 +127,7 @@ func sum(text []byte) []byte { s := sha256.Sum256(text); return s[:] }
 func (i Image) writeLayer(to io.Writer) (digest string, size int64, err error) {
 	hash, count := sha256.New(), new(counter)
 	layer := tar.NewWriter(io.MultiWriter(to, hash, count))
-	w := &layerWriter{tar: layer, made: map[string]bool{}}
+	w := &layerWriter{tar: layer, without: i.Without, made: map[string]bool{}}
 	if err := w.folder("tmp", 0o1777); err != nil {
 		return "", 0, err
 	}
@@ -144,8 +147,9 @@ type counter int64
 func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return len(p), nil }
 
 type layerWriter struct {
-	tar  *tar.Writer
-	made map[string]bool // folders
+	tar     *tar.Writer
+	without []string
+	made    map[string]bool // folders
 }
 
 // folder makes a folder and those above it, once.
@@ -165,6 +169,12 @@ func (w *layerWriter) add(at, from string) error {
 	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if p != from && slices.Contains(w.without, d.Name()) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		rest, err := filepath.Rel(from, p)
 		if err != nil {

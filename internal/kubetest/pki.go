@@ -135,6 +135,10 @@ func (a *authority) client(dial func(ctx context.Context, network, address strin
 	if err != nil {
 		return nil, err
 	}
+	return a.clientOf(p, dial)
+}
+
+func (a *authority) clientOf(p pair, dial func(ctx context.Context, network, address string) (net.Conn, error)) (*http.Client, error) {
 	cert, err := tls.X509KeyPair(p.cert, p.key)
 	if err != nil {
 		return nil, err

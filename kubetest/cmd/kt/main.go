@@ -16,7 +16,10 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins" // what containerd can do are plugins
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // calls of the API are counted
@@ -54,7 +57,8 @@ func main() {
 }
 
 // imageImport gives images to the containerd at a socket, where its kubelet
-// finds them: image-import SOCKET ARCHIVE... It prints their names.
+// finds them by name and by digest: image-import SOCKET ARCHIVE... It prints
+// both.
 func imageImport(ctx context.Context) error {
 	if len(os.Args) < 3 {
 		return fmt.Errorf("want a socket and the archives of images")
@@ -79,16 +83,24 @@ func importOne(ctx context.Context, c *client.Client, path string) error {
 		return err
 	}
 	defer f.Close()
-	images, err := c.Import(ctx, f)
+	imported, err := c.Import(ctx, f)
 	if err != nil {
 		return err
 	}
-	for _, i := range images {
+	for _, i := range imported {
 		image := client.NewImage(c, i)
 		if err := image.Unpack(ctx, "overlayfs"); err != nil {
 			return err
 		}
-		fmt.Println(i.Name, i.Target.Digest)
+		named, err := reference.ParseNormalizedNamed(i.Name)
+		if err != nil {
+			return err
+		}
+		byDigest := images.Image{Name: named.Name() + "@" + i.Target.Digest.String(), Target: i.Target}
+		if _, err := c.ImageService().Create(ctx, byDigest); err != nil && !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+		fmt.Println(i.Name, byDigest.Name)
 	}
 	return nil
 }
