@@ -122,7 +122,9 @@ func Start(t testing.TB, opts Opts) *Cluster {
 		defer close(watched)
 		select {
 		case <-c.ctx.Done():
-			t.Error(context.Cause(c.ctx))
+			if died := context.Cause(c.ctx); !errors.Is(died, errClosed) {
+				t.Error(died)
+			}
 		case <-ended:
 		}
 	}()
@@ -190,6 +192,8 @@ func (c *Cluster) open(ctx context.Context) (err error) {
 	return c.startFake(ctx)
 }
 
+var errClosed = errors.New("the cluster was closed")
+
 // Name is what the cluster was called.
 func (c *Cluster) Name() string { return c.opts.Name }
 
@@ -234,7 +238,7 @@ func (c *Cluster) Close() error {
 	if c.network != nil {
 		c.network.close()
 	}
-	c.fail(errors.New("the cluster was closed"))
+	c.fail(errClosed)
 	if c.dir == "" {
 		return nil
 	}

@@ -168,7 +168,8 @@ const runtimeSocket = "/run/containerd/containerd.sock"
 // start turns the machine on, and returns when its kubelet answers.
 func (m *machine) start(ctx context.Context) (err error) {
 	c := m.node.cluster
-	if err := makeCgroup(m.cgroup); err != nil {
+	// Those of a killed machine are still there: a kubelet would wait for what is not in them.
+	if err := errors.Join(removeCgroups(m.cgroup), makeCgroup(m.cgroup)); err != nil {
 		return err
 	}
 	m.first, err = c.hold(m.node.name, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS,
