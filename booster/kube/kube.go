@@ -1,0 +1,2 @@
+// Package kube runs replicas as pods of a Kubernetes cluster.
+package kube
