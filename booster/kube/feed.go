@@ -111,7 +111,11 @@ func (f *feed) run(ctx context.Context) {
 	defer f.cancel()
 	quiet := logr.FromSlogHandler(slog.DiscardHandler) // what matters comes as an error
 	ctx = klog.NewContext(ctx, quiet)
-	in := f.e.everywhere(ctx)
+	in, err := f.e.everywhere(ctx)
+	if err != nil {
+		f.err = f.e.fault(err)
+		return
+	}
 	var watched time.Time
 	source := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -148,7 +152,7 @@ func (f *feed) run(ctx context.Context) {
 		}
 		if time.Since(swept) >= relistEvery {
 			swept = time.Now()
-			f.e.sweep(ctx, f)
+			f.e.sweep(ctx, f, in)
 		}
 	}
 }
