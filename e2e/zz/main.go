@@ -4,20 +4,29 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
+	"time"
 
 	"mlaas.dev/mlaas/internal/kubetest"
 )
 
 func main() {
-	c, err := kubetest.Open(context.Background(), kubetest.Opts{Nodes: kubetest.Real(1)})
+	ctx := context.Background()
+	c, err := kubetest.Open(ctx, kubetest.Opts{Nodes: kubetest.Real(2), FastEviction: true})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	os.WriteFile("/tmp/zz.kubeconfig", c.Kubeconfig(), 0o600)
-	fmt.Println("up")
-	io.Copy(io.Discard, os.Stdin)
+	exec.Command("python3", "/tmp/pod.py", "pod").Run()
+	time.Sleep(5 * time.Second)
+	fmt.Println("kill", time.Now())
+	c.KillNode(ctx, 0)
+	time.Sleep(12 * time.Second)
+	fmt.Println("start", time.Now())
+	fmt.Println(c.RestartNode(ctx, 0))
+	fmt.Println("ready", time.Now())
+	exec.Command("bash", "-c", "rm -rf /tmp/zzlogs; mkdir /tmp/zzlogs; cp /tmp/kubetest-*/*.log /tmp/zzlogs").Run()
 	fmt.Println(c.Close())
 }
