@@ -37,7 +37,8 @@ type Image struct {
 	User       string   // such as "65534"; empty: root
 }
 
-// Write writes the image to an archive in OCI's format, for [Cluster.Import].
+// Write writes the image to an archive in OCI's format, for [Cluster.Import]; [Cluster.Load]
+// does both.
 // The same files give the same digest.
 func (i Image) Write(file string) (err error) {
 	if host, _, ok := strings.Cut(i.Ref, "/"); !ok || !strings.Contains(host, ".") || !strings.Contains(path.Base(i.Ref), ":") {

@@ -55,7 +55,7 @@ type Nodes struct {
 func Fake(n int) Nodes { return Nodes{number: n} }
 
 // Real are n nodes that run pods as any node does, on this machine's cores and
-// memory. Images come by [Cluster.Import].
+// memory. Images come by [Cluster.Load] and [Cluster.Import].
 func Real(n int) Nodes { return Nodes{number: n, real: true} }
 
 // A Cluster is a Kubernetes cluster that runs now.

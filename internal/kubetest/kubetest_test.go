@@ -109,11 +109,7 @@ func withPython(t *testing.T, c *Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "python.tar")
-	if err := image.Write(file); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Import(t.Context(), file); err != nil {
+	if err := c.Load(t.Context(), image); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -205,6 +201,19 @@ request = urllib.request.Request("https://` + serviceAddress + `/version", heade
 print(json.load(urllib.request.urlopen(request, context=ssl.create_default_context(cafile=at + "ca.crt"), timeout=20))["gitVersion"])`
 			if got := output(t, c, "service", python(program), nil); got != "v1.37.2\n" {
 				t.Errorf("the API server says %q", got)
+			}
+		})
+		t.Run("image as a volume, restricted", func(t *testing.T) {
+			t.Parallel()
+			program := python(`import os; print(os.getuid(), os.access("/volume/pause", os.X_OK))`)
+			program["volumeMounts"] = []object{{"name": "image", "mountPath": "/volume"}}
+			program["securityContext"] = object{
+				"runAsNonRoot": true, "runAsUser": 65534, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+				"capabilities": object{"drop": []string{"ALL"}}, "seccompProfile": object{"type": "RuntimeDefault"},
+			}
+			spec := object{"volumes": []object{{"name": "image", "image": object{"reference": pauseRef, "pullPolicy": "Never"}}}}
+			if got := output(t, c, "restricted", program, spec); got != "65534 True\n" {
+				t.Errorf("it wrote %q", got)
 			}
 		})
 		t.Run("exposed", func(t *testing.T) {
