@@ -40,7 +40,9 @@ type Opts struct {
 	Nodes Nodes
 
 	// FastEviction has a dead node noticed in some 8 s and its pods evicted a
-	// second later, where Kubernetes by itself takes 50 s and 5 minutes.
+	// second later, where Kubernetes by itself takes 50 s and 5 minutes. Evicted
+	// pods are there, terminating, until their node is back or is deleted; and
+	// nothing is evicted in a cluster that has no node alive.
 	FastEviction bool
 }
 

@@ -255,6 +255,25 @@ except OSError as e: print(framework.heavy, e.strerror)`)
 			}
 		})
 	})
+	t.Run("environment", func(t *testing.T) { // that was made on this machine, with what is too heavy for an image
+		environment, err := filepath.Abs("../../bin/pytest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !exists(environment + "/.done") {
+			t.Skip("there is no environment to share: `make bin/pytest/.done` makes it")
+		}
+		if err := c.Share(t.Context(), "default", "environment", environment); err != nil {
+			t.Fatal(err)
+		}
+		program := python(`import numpy; print(numpy.ones([6, 7]).sum())`)
+		program["command"].([]string)[0] = environment + "/bin/python"
+		program["volumeMounts"] = []object{{"name": "shared", "mountPath": environment, "readOnly": true}}
+		spec := object{"volumes": []object{{"name": "shared", "persistentVolumeClaim": object{"claimName": "environment", "readOnly": true}}}}
+		if got := output(t, c, "environment", program, spec); got != "42.0\n" {
+			t.Errorf("it wrote %q", got)
+		}
+	})
 	t.Run("quota of cores", func(t *testing.T) { // alone, so that what it gets is its quota
 		spin := python(`
 import os, time
@@ -278,7 +297,7 @@ print(os.times().children_user + os.times().children_system)`)
 			t.Fatal(err)
 		}
 		err := c.Call(t.Context(), http.MethodGet, pods+"/survivor/log", nil, nil)
-		if status := new(ErrStatus); !errors.As(err, &status) || !strings.Contains(status.Message, "10250") {
+		if status := new(StatusError); !errors.As(err, &status) || !strings.Contains(status.Message, "10250") {
 			t.Errorf("without a kubelet the log is %v, want that it cannot be reached", err)
 		}
 		if err := c.RestartKubelet(t.Context(), 0); err != nil {
