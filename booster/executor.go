@@ -50,8 +50,9 @@ type Spec struct {
 	Need    mlaas.Resources // what it was placed by
 	Ceiling mlaas.Resources // what it may not exceed; 0: no ceiling
 	Image   string
-	Token   string // its job token, for the door
-	Door    string // where the door is, as seen from the replica
+	Exclude []string // nodes that it may not run on; a place that has no other refuses
+	Token   string   // its job token, for the door
+	Door    string   // where the door is, as seen from the replica
 }
 
 // Capacity is what a place has.
@@ -69,5 +70,6 @@ type News struct {
 	Node     string
 	ExitCode *int // of the supervisor, where it ended by itself
 	OOM      bool
+	NodeLost bool // lost, because its machine is: not the program's fault and not its supervisor's
 	Synced   bool // Fence is empty: what follows happened after Watch began
 }
