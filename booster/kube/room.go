@@ -80,11 +80,6 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 			}
 		}
 	}
-	if len(usable) == 1 {
-		for name := range usable {
-			c.Node = name
-		}
-	}
 	var others mlaas.Resources
 	if err := e.others(ctx, func(p *corev1.Pod) {
 		if usable[p.Spec.NodeName] {
