@@ -331,7 +331,7 @@ func serverOf(t *testing.T, c *kubetest.Cluster) string {
 }
 
 // counted is an access whose calls are counted: watches and lists too.
-func counted(t *testing.T, c *kubetest.Cluster) (*kube.Access, func() int) {
+func counted(t testing.TB, c *kubetest.Cluster) (*kube.Access, func() int) {
 	t.Helper()
 	access, err := kube.Parse(c.Kubeconfig(), "", kube.Allow{})
 	if err != nil {
