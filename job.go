@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -251,24 +250,6 @@ type Evaluation struct {
 	Charts    []string `json:"charts,omitempty"`
 }
 
-// An ActionRule says what to do when something is seen (paper §4.3.4). The
-// informer sees and tells; contractor restarts or stops; booster notifies.
-type ActionRule struct {
-	Name string `json:"name"`
-	On   RuleOn `json:"on"`
-	Do   string `json:"do"`            // restart | stop | notify
-	URL  string `json:"url,omitempty"` // notify only: http or https, gets a POST
-	Once bool   `json:"once,omitempty"`
-}
-
-// RuleOn is a condition: every part that is stated must hold.
-type RuleOn struct {
-	Status   ReplicaStatus `json:"status,omitempty"`
-	ExitCode *int          `json:"exitCode,omitempty"`
-	Log      string        `json:"log,omitempty"` // regular expression (RE2) over a line
-	Role     string        `json:"role,omitempty"`
-}
-
 // JobStatus is where the newest run of a job stands.
 type JobStatus struct {
 	State  State  `json:"state"`
@@ -370,12 +351,7 @@ func (j *JobSpec) Check() error {
 	if d := j.Evaluation.Direction; d != "" && d != "max" && d != "min" {
 		return Invalid("evaluation.direction", "max or min", d)
 	}
-	for i, r := range j.Rules {
-		if err := r.check(); err != nil {
-			return In(fmt.Sprintf("rules[%d]", i), err)
-		}
-	}
-	return nil
+	return CheckRules(j.Rules)
 }
 
 func (e *Environment) check() error {
@@ -415,6 +391,9 @@ func (e *Environment) check() error {
 	return nil
 }
 
+// MaxReplicas is how many replicas of a role a run may have.
+const MaxReplicas = 10000
+
 func (r *Role) check(name string) error {
 	least := 0
 	if name == Worker || name == Chief {
@@ -423,7 +402,7 @@ func (r *Role) check(name string) error {
 	switch c := r.Replicas; {
 	case c.Min < least || c.Max < c.Min:
 		return Invalid("replicas", fmt.Sprintf("min of at least %d and max of at least min", least), fmt.Sprintf("%d-%d", c.Min, c.Max))
-	case c.Max > 10000:
+	case c.Max > MaxReplicas:
 		return Invalid("replicas", "at most 10000", c.Max)
 	case name != Worker && c.Min != c.Max:
 		return Invalid("replicas", "one number: only workers may be a range", fmt.Sprintf("%d-%d", c.Min, c.Max))
@@ -490,35 +469,6 @@ func (d Data) check() error {
 		}
 	}
 	return Invalid("source", "dataset:NAME@VERSION, https://, s3:// or git+https://", d.Source)
-}
-
-func (r ActionRule) check() error {
-	if err := CheckName("name", r.Name); err != nil {
-		return err
-	}
-	if !slices.Contains([]string{"restart", "stop", "notify"}, r.Do) {
-		return Invalid("do", "restart, stop or notify", r.Do)
-	}
-	if r.On == (RuleOn{}) {
-		return Invalid("on", "at least one of status, exitCode, log, role", "empty")
-	}
-	if _, err := regexp.Compile(r.On.Log); err != nil {
-		return Invalid("on.log", "a regular expression (RE2)", r.On.Log)
-	}
-	if s := r.On.Status; s != "" && !slices.Contains(ReplicaStatuses, s) {
-		var all []string
-		for _, s := range ReplicaStatuses {
-			all = append(all, string(s))
-		}
-		return Invalid("on.status", "one of "+strings.Join(all, ", "), string(s))
-	}
-	if r.On.Role != "" && !slices.Contains(RoleOrder, r.On.Role) {
-		return Invalid("on.role", "one of "+strings.Join(RoleOrder, ", "), r.On.Role)
-	}
-	if r.Do == "notify" && !strings.HasPrefix(r.URL, "http://") && !strings.HasPrefix(r.URL, "https://") {
-		return Invalid("url", "http:// or https://", r.URL)
-	}
-	return nil
 }
 
 // A Version is an immutable, content-addressed snapshot of a job's code.

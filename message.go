@@ -68,8 +68,8 @@ type ReplicaChanged struct {
 }
 
 // RuleFired goes from booster's informer to contractor: an action rule of the
-// job with Do restart or stop matched. Twice, or late: the epoch is older by
-// then, or the run is stopping.
+// job that restarts, resizes or stops matched. Twice, or late: the epoch is
+// older by then, or the run is stopping.
 type RuleFired struct {
 	Tenant  Tenant `json:"tenant"`
 	Run     RunID  `json:"run"`
@@ -79,6 +79,22 @@ type RuleFired struct {
 	Saw     string `json:"saw"`  // what matched, in a phrase
 }
 
+// WebhookWanted goes from booster to itself, in the commit in which a rule
+// fired and for each try that follows, and from management where a user asks
+// for a delivery again. Twice: whoever listens is told twice, by events of one
+// id.
+type WebhookWanted struct {
+	Tenant   Tenant `json:"tenant"`
+	Run      RunID  `json:"run"`
+	Delivery string `json:"delivery"`
+	Try      int    `json:"try,omitempty"`   // how often it failed since it was asked for
+	Again    bool   `json:"again,omitempty"` // also where it was delivered or given up before
+}
+
+// ToWebhooks is an inbox of its own, which every booster hears: a webhook that
+// does not answer keeps nothing waiting but other webhooks.
+const ToWebhooks = "booster.webhooks"
+
 // To is who hears the message; Key is what must be handled in order.
 func (m RunAsked) To() string         { return ToContractor }
 func (m StopAsked) To() string        { return ToContractor }
@@ -87,6 +103,7 @@ func (m CodeReady) To() string        { return ToBooster(m.Cluster) }
 func (m ReplicasUnwanted) To() string { return ToBooster(m.Cluster) }
 func (m ReplicaChanged) To() string   { return ToContractor }
 func (m RuleFired) To() string        { return ToContractor }
+func (m WebhookWanted) To() string    { return ToWebhooks }
 
 // Key is what must be handled in order: a run's messages one after another.
 func (m RunAsked) Key() string         { return string(m.Run) }
@@ -96,3 +113,4 @@ func (m CodeReady) Key() string        { return string(m.Run) }
 func (m ReplicasUnwanted) Key() string { return string(m.Run) }
 func (m ReplicaChanged) Key() string   { return string(m.Run) }
 func (m RuleFired) Key() string        { return string(m.Run) }
+func (m WebhookWanted) Key() string    { return m.Delivery }

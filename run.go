@@ -78,6 +78,11 @@ type RunState struct {
 	Next    time.Time  `json:"next,omitzero"` // when it is looked at again if nothing happens
 
 	ExitCode *int `json:"exitCode,omitempty"` // of the program: the chief's, or the first that failed
+
+	// What action rules have changed of the run's wish: how many replicas of a
+	// role it is to have instead, and on which nodes none of a role may run.
+	Sizes    map[string]int      `json:"sizes,omitempty"`
+	Excluded map[string][]string `json:"excluded,omitempty"` // by role, newest last, at most 16
 }
 
 // An Attempt is one try of the whole set of replicas.
@@ -183,9 +188,11 @@ type Replica struct {
 	Reason   string            `json:"reason"`
 	Program  bool              `json:"program"` // whether the user's program was started
 	ExitCode *int              `json:"exitCode,omitempty"`
-	OOM      bool              `json:"oom,omitempty"`     // ended by its memory ceiling
-	Address  string            `json:"address,omitempty"` // where the other replicas reach it
-	Ports    []int             `json:"ports,omitempty"`   // that it holds for the program
+	OOM      bool              `json:"oom,omitempty"`      // ended by its memory ceiling
+	NodeLost bool              `json:"nodeLost,omitempty"` // lost with its node
+	Exclude  []string          `json:"exclude,omitempty"`  // nodes that it may not run on
+	Address  string            `json:"address,omitempty"`  // where the other replicas reach it
+	Ports    []int             `json:"ports,omitempty"`    // that it holds for the program
 	Asked    time.Time         `json:"asked"`
 	Ready    *time.Time        `json:"ready,omitempty"`
 	Started  *time.Time        `json:"started,omitempty"`
@@ -206,6 +213,10 @@ type Usage struct {
 	Peak       Bytes   `json:"peak"`
 	Dropped    int64   `json:"dropped,omitempty"`   // log lines and points that its spool had no room for
 	Isolation  string  `json:"isolation,omitempty"` // what could not be enforced here
+
+	// GPUBusy is the part of the last second in which its GPUs worked, from 0 to
+	// 1, the mean over them; empty: it has none, or they do not say.
+	GPUBusy *float64 `json:"gpuBusy,omitempty"`
 }
 
 // An Event is one thing that happened to a replica.
@@ -215,6 +226,8 @@ type Event struct {
 	Status   ReplicaStatus `json:"status"`
 	Reason   string        `json:"reason"`
 	ExitCode *int          `json:"exitCode,omitempty"`
+	OOM      bool          `json:"oom,omitempty"`
+	NodeLost bool          `json:"nodeLost,omitempty"`
 }
 
 // A Checkpoint is resumable state, committed whole: its tree, with hashes, was

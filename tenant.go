@@ -11,3 +11,4 @@ func (l *Launch) SetTenant(t Tenant)     { l.Tenant = t }
 func (c *Checkpoint) SetTenant(t Tenant) { c.Tenant = t }
 func (d *Dataset) SetTenant(t Tenant)    { d.Tenant = t }
 func (l *Locked) SetTenant(t Tenant)     { l.Tenant = t }
+func (d *Delivery) SetTenant(t Tenant)   { d.Tenant = t }

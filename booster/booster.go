@@ -47,7 +47,8 @@ type Booster struct {
 
 	Key []byte // signs job tokens
 
-	// Secrets opens a sealed secret as a run names it; nil: there are none.
+	// Secrets opens a sealed secret as a run names it, or the newest of its name
+	// where it names no version; nil: there are none.
 	Secrets func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error)
 
 	// AllowLoopback lets webhooks go to this machine itself, as is right where
@@ -144,6 +145,8 @@ func (b *Booster) Run(ctx context.Context) error {
 	old := b.oldInbox()
 	notices := &queue.Inbox{DB: b.DB, Name: toNotices, Log: b.Log, Counts: &b.Counts.Notices}
 	queue.On(notices, b.notify)
+	webhooks := &queue.Inbox{DB: b.DB, Name: mlaas.ToWebhooks, Log: b.Log, Counts: &b.Counts.Notices}
+	queue.On(webhooks, b.deliver)
 
 	work, ctx := errgroup.WithContext(ctx)
 	b.life = ctx
@@ -151,6 +154,7 @@ func (b *Booster) Run(ctx context.Context) error {
 	work.Go(func() error { return inbox.Run(ctx) })
 	work.Go(func() error { return old.Run(ctx) })
 	work.Go(func() error { return notices.Run(ctx) })
+	work.Go(func() error { return webhooks.Run(ctx) })
 	work.Go(func() error { return b.reconcile(ctx) })
 	work.Go(func() error { return b.monitor.append(ctx) })
 	work.Go(func() error { return b.monitor.fenceOff(ctx) })
@@ -291,7 +295,8 @@ func (b *Booster) record(ctx context.Context, m mlaas.ReplicasWanted, run mlaas.
 					Job:   run.Job, Role: role, Index: i, Cluster: b.Cluster,
 					Status: mlaas.ReplicaCreating, Reason: "asked " + b.Cluster + " for it",
 					Asked: now, History: old.Value.History,
-					Data: old.Value.Data, // what the run had is what it gets again
+					Data:    old.Value.Data, // what the run had is what it gets again
+					Exclude: state.Excluded[role],
 				}
 				happened(&r, now, r.Reason)
 				batch.Put = append(batch.Put, store.Replicas(b.DB).Put(r, old.Rev))
@@ -347,7 +352,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	} else {
 		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
 		err = b.place.start(within, Spec{
-			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Environment: run.Spec.Environment,
+			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Environment: run.Spec.Environment, Exclude: r.Exclude,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
 		end(err)

@@ -2,6 +2,7 @@ package booster_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,18 +50,25 @@ type hooks struct {
 	fail int
 	got  []booster.Notice
 	when []time.Time
+	raw  []*http.Request // as they came; their bodies are in text
+	text []string
 }
 
 func (h *hooks) RoundTrip(r *http.Request) (*http.Response, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.when = append(h.when, time.Now())
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	h.raw, h.text = append(h.raw, r), append(h.text, string(body))
 	if h.fail > 0 {
 		h.fail--
 		return nil, errors.New("connection refused")
 	}
 	var n booster.Notice
-	if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+	if err := json.Unmarshal(body, &n); err != nil {
 		return nil, err
 	}
 	h.got = append(h.got, n)
@@ -144,6 +152,9 @@ func (h *house) open() {
 		Secrets: func(_ context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
 			if use.Secret == "missing" {
 				return "", fmt.Errorf("there is no secret of this name: %w", mlaas.ErrNotFound)
+			}
+			if use.Secret == "hook" {
+				return "whsec_" + base64.StdEncoding.EncodeToString([]byte("the key")), nil
 			}
 			return fmt.Sprintf("%s of %s, version %d", use.Secret, tenant, use.Version), nil
 		},

@@ -49,6 +49,7 @@ type Spec struct {
 	Job     mlaas.JobID
 	Need    mlaas.Resources // what it was placed by
 	Ceiling mlaas.Resources // what it may not exceed; 0: no ceiling
+	Exclude []string        // nodes that it may not run on; a place that has no other refuses
 	Token   string          // its job token, for the door
 	Door    string          // where the door is, as seen from the replica
 
@@ -70,5 +71,6 @@ type News struct {
 	Node     string
 	ExitCode *int // of the supervisor, where it ended by itself
 	OOM      bool
+	NodeLost bool // lost, because its machine is: not the program's fault and not its supervisor's
 	Synced   bool // Fence is empty: what follows happened after Watch began
 }

@@ -16,6 +16,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/rule"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -74,7 +75,7 @@ type cell struct {
 	fresh   bool      // something other than heard is new
 	written time.Time // the record, last
 	wake    chan struct{}
-	rules   *rules
+	watch   *watch
 }
 
 func (i *informer) cell(f mlaas.Fence) *cell {
@@ -133,10 +134,23 @@ func (c *cell) due() time.Time {
 	return c.written.Add(heardOnly)
 }
 
+// minds reports whether a rule may look at the reason of the replica alone.
+func (c *cell) minds() bool {
+	if c == nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.watch == nil || slices.ContainsFunc(c.watch.list, func(r rule.Rule) bool { return r.On.Reason != "" })
+}
+
 // points takes the last value of each key.
 func (c *cell) points(now time.Time, points []mlaas.Point) {
 	c.note(now, len(points) > 0, func() {
 		for _, p := range points {
+			if p.Step > c.step || len(c.metrics) == 0 {
+				c.watch.steps(time.Now(), p.Step)
+			}
 			c.step = max(c.step, p.Step)
 			if _, ok := c.metrics[p.Key]; ok || len(c.metrics) < maxKeys {
 				c.metrics[p.Key] = p.Value
@@ -195,16 +209,9 @@ func (b *Booster) change(ctx context.Context, f mlaas.Fence, edit func(r *mlaas.
 		if r.Fence != f {
 			return r, fmt.Errorf("attempt %d of %s is over, attempt %d has begun: %w", f.Epoch, f.Replica, r.Epoch, mlaas.ErrStale)
 		}
-		was, before, known := r.Status, hard(r), b.inform.known(f)
+		was, before, known := rule.Of(r), hard(r), b.inform.known(f)
 		also := edit(&r)
-		moved := r.Status != was
-		if moved {
-			more, err := b.match(ctx, &r)
-			if err != nil {
-				return r, err
-			}
-			also = also.Plus(more)
-		}
+		moved := r.Status != was.Status
 		now := b.Now()
 		var heard time.Time
 		if known != nil {
@@ -216,6 +223,13 @@ func (b *Booster) change(ctx context.Context, f mlaas.Fence, edit func(r *mlaas.
 			} else {
 				return r, nil
 			}
+		}
+		if moved || r.Reason != was.Reason && known.minds() {
+			more, err := b.match(ctx, was, &r)
+			if err != nil {
+				return r, err
+			}
+			also = also.Plus(more)
 		}
 		if !slices.Equal(before, hard(r)) {
 			also.Tell = append(also.Tell, queue.Tell(mlaas.ReplicaChanged{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica}))
@@ -305,7 +319,7 @@ func moment(r mlaas.Replica, at time.Time) time.Time {
 func happened(r *mlaas.Replica, at time.Time, reason string) {
 	e := mlaas.Event{Time: at, Epoch: r.Epoch, Status: r.Status, Reason: reason}
 	if r.Status.Final() {
-		e.ExitCode = r.ExitCode
+		e.ExitCode, e.OOM, e.NodeLost = r.ExitCode, r.OOM, r.NodeLost
 	}
 	r.History = append(slices.Clone(r.History), e)
 	if n := len(r.History); n > maxHistory {
@@ -359,7 +373,7 @@ func (b *Booster) outside(ctx context.Context, n News) {
 			if r.Status.Final() {
 				break
 			}
-			r.OOM = r.OOM || n.OOM
+			r.OOM, r.NodeLost = r.OOM || n.OOM, n.NodeLost
 			status, reason := n.Status, n.Reason
 			switch {
 			case r.Status == mlaas.ReplicaStopping:
@@ -462,6 +476,9 @@ func used(u mlaas.Usage) mlaas.Usage {
 	}
 	u.Memory, u.Peak, u.Dropped = max(u.Memory, 0), max(u.Peak, 0), max(u.Dropped, 0)
 	u.Isolation = short(u.Isolation)
+	if g := u.GPUBusy; g != nil && !(*g >= 0 && *g <= 1) {
+		u.GPUBusy = nil
+	}
 	return u
 }
 

@@ -366,7 +366,7 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 // learn reads the rules of the run, once for a replica.
 func (m *Monitor) learn(ctx context.Context, c *conn) error {
 	c.cell.mu.Lock()
-	known := c.cell.rules != nil
+	known := c.cell.watch != nil
 	c.cell.mu.Unlock()
 	if known {
 		return nil
@@ -378,8 +378,8 @@ func (m *Monitor) learn(ctx context.Context, c *conn) error {
 	role, _, _ := mlaas.SplitReplica(c.fence.Replica)
 	c.cell.mu.Lock()
 	defer c.cell.mu.Unlock()
-	if c.cell.rules == nil { // a line that broke may have been as far
-		c.cell.rules = m.b.watching(run, role)
+	if c.cell.watch == nil { // a line that broke may have been as far
+		c.cell.watch = m.b.watching(run, role)
 	}
 	return nil
 }
@@ -387,7 +387,10 @@ func (m *Monitor) learn(ctx context.Context, c *conn) error {
 // hello writes what a supervisor says of itself.
 func (m *Monitor) hello(ctx context.Context, c *conn, h *mlaas.Hello) (mlaas.Replica, error) {
 	u := used(h.Phase.Usage)
-	c.cell.note(m.b.Now(), false, func() { c.cell.usage = &u })
+	c.cell.note(m.b.Now(), false, func() {
+		c.cell.usage = &u
+		c.cell.watch.begins(time.Now(), h.Phase.Program)
+	})
 	if err := m.lock(ctx, c, h.Phase); err != nil {
 		return mlaas.Replica{}, err
 	}
@@ -425,6 +428,7 @@ func (m *Monitor) hear(ctx context.Context, c *conn, made chan<- mlaas.Checkpoin
 			c.cell.note(now, false, func() {
 				c.cell.fresh = c.cell.fresh || c.cell.usage == nil || *c.cell.usage != u
 				c.cell.usage = &u
+				c.cell.watch.uses(time.Now(), u)
 			})
 			c.poke()
 		case up.Phase != nil:
@@ -628,7 +632,7 @@ func (m *Monitor) tend(ctx context.Context, c *conn) error {
 			}
 			due = c.cell.due()
 		}
-		wait := silence - quiet
+		wait := min(silence-quiet, m.b.overdue(ctx, c))
 		if news {
 			wait = min(wait, max(due.Sub(now), time.Millisecond))
 		}
@@ -668,11 +672,16 @@ func (m *Monitor) flush(ctx context.Context, c *conn) {
 func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 	u := used(p.Usage)
 	c.mu.Lock()
+	begins := p.Program && !c.phase.Program
 	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil && len(p.Data) == len(c.phase.Data)
 	c.phase = p
 	c.mu.Unlock()
 	c.cell.note(m.b.Now(), minor, func() {
 		c.cell.usage = &u
+		if begins {
+			c.cell.watch.begins(time.Now(), true)
+			defer c.poke() // rules may wait for something now
+		}
 		if minor {
 			c.cell.reason = short(p.Reason)
 		} else {

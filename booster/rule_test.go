@@ -62,7 +62,8 @@ func TestWebhookGuard(t *testing.T) {
 	post := func(loopback bool, url string) error {
 		b := &Booster{AllowLoopback: loopback}
 		b.init()
-		return b.post(context.Background(), url, []byte("{}"))
+		_, err := b.post(context.Background(), url, []byte("{}"), http.Header{})
+		return err
 	}
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		err := post(false, "http://"+host+":"+port+"/hook")

@@ -90,7 +90,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 			}
 		}
 		known[at] = run
-		all = append(all, waiting{run, q.Value, q.Rev})
+		all = append(all, waiting{sized(run, q.Value.Sizes), q.Value, q.Rev})
 	}
 	line.known = known
 	if len(all) == 0 {
@@ -117,7 +117,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		if w.state.Allocation.Cluster != "" || pauses(w.state, c.now()) {
 			continue // its last attempt still ends, or it pauses; it keeps its place
 		}
-		d := decide(w.run.Spec, rooms)
+		d := elect(w, rooms)
 		switch {
 		case d.never != "":
 			err = c.refuse(ctx, w, d.never)
@@ -196,6 +196,32 @@ type decision struct {
 	down    *room           // it could start here, if the cluster were up
 	workers int             // how many it is given, at most what it asks for
 	ask     mlaas.Resources // what it needs then
+}
+
+// elect decides among the clusters where a run may run at all: one that is a
+// single node is none where a rule keeps a role of the run away from that node.
+// A cluster of many nodes finds another of its own.
+func elect(w *waiting, rooms []*room) decision {
+	if len(w.state.Excluded) == 0 {
+		return decide(w.run.Spec, rooms)
+	}
+	var open []*room
+	var role, node string
+	for _, r := range rooms {
+		shut := false
+		for name, nodes := range w.state.Excluded {
+			if x := w.run.Spec.Roles[name]; x != nil && x.Replicas.Max > 0 && r.cluster.Node != "" && slices.Contains(nodes, r.cluster.Node) {
+				shut, role, node = true, name, r.cluster.Node
+			}
+		}
+		if !shut {
+			open = append(open, r)
+		}
+	}
+	if len(open) == 0 && node != "" {
+		return decision{never: fmt.Sprintf("no %s may run on node %s, as a rule of its job says, and there is no other", role, node)}
+	}
+	return decide(w.run.Spec, open)
 }
 
 // decide says whether a run may start now, and where. It is given as many

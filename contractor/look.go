@@ -1,10 +1,12 @@
 package contractor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"mlaas.dev/mlaas/contractor/codeengine"
 	"mlaas.dev/mlaas/contractor/jobengine"
 	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/rule"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -92,6 +95,7 @@ type sight struct {
 	why    string
 	exit   *int
 	launch *mlaas.Launch // with ReplicasReady
+	rule   *effect       // with RuleRestart and RuleResize: what else it changes
 	checks []store.Row   // that what was seen still stands at the commit
 }
 
@@ -244,7 +248,9 @@ func (l *look) fault() (sight, bool) {
 		switch {
 		case !ok:
 		case r.Status == mlaas.ReplicaLost:
-			return l.lost(say(name+" was lost", r.Reason)), true
+			s := l.lost(say(name+" was lost", r.Reason))
+			s.rule = l.elsewhere(r)
+			return s, true
 		case r.Status == mlaas.ReplicaStopped: // nobody here asked for it
 			return l.lost(say(name+" was stopped", r.Reason)), true
 		case r.Status == mlaas.ReplicaFailed && (failed == nil || before(r.Ended, failed.Ended)):
@@ -302,39 +308,166 @@ func (l *look) failed(why string, exit *int) sight {
 	return sight{event: jobengine.UserFault, why: why, exit: exit}
 }
 
-// excused is a failure that a rule of the job answers with a restart. The
+// excused is a failure that a rule of the job answers with another attempt. The
 // informer tells of it too, but the failure may be seen first.
 func (l *look) excused(s sight, r mlaas.Replica) sight {
-	for _, rule := range l.run.Spec.Rules {
-		on := rule.On
-		if rule.Do == "restart" && on.Log == "" && (on.Status == "" || on.Status == r.Status) && (on.Role == "" || on.Role == r.Role) &&
-			(on.ExitCode == nil || r.ExitCode != nil && *on.ExitCode == *r.ExitCode) {
-			switch again := l.restart(rule, s.why); again.event {
-			case jobengine.RuleRestart:
-				return again
-			case jobengine.UserFaultSpent:
-				return sight{event: s.event, why: again.why, exit: s.exit}
-			}
+	for _, x := range l.answers(r) {
+		switch again := l.obey(x, r, s.why); again.event {
+		case jobengine.RuleRestart:
+			return again
+		case jobengine.UserFaultSpent:
+			return sight{event: s.event, why: again.why, exit: s.exit}
 		}
 	}
 	return s
 }
 
-// restart is what a rule that restarts amounts to. It has the user's budget
-// where one is stated, and otherwise as many restarts as a loss has: a rule
-// that always matches must end somewhere.
-func (l *look) restart(rule mlaas.ActionRule, saw string) sight {
+// answers are the rules of the job that begin another attempt because of how r
+// has ended.
+func (l *look) answers(r mlaas.Replica) (all []mlaas.ActionRule) {
+	for _, x := range l.run.Spec.Rules {
+		c, err := rule.Compile(x)
+		if err != nil || c.Pattern() != nil || x.On.Timed() || !c.Holds(rule.Of(r)) {
+			continue
+		}
+		switch x.Do {
+		case mlaas.RuleRestart, mlaas.RuleElsewhere, mlaas.RuleResize:
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
+// elsewhere is what a rule that restarts elsewhere changes because r was lost:
+// the attempt that follows has its reason already.
+func (l *look) elsewhere(r mlaas.Replica) *effect {
+	for _, x := range l.answers(r) {
+		if x.Do == mlaas.RuleElsewhere {
+			return away(r)
+		}
+	}
+	return nil
+}
+
+// An effect is what a rule changes of a run for the attempts that follow.
+type effect struct {
+	role    string
+	exclude string // a node on which none of the role may run
+	size    int    // how many of the role there are to be
+}
+
+// maxExcluded is on how many nodes a role may not run: the newest count.
+const maxExcluded = 16
+
+// change makes the effect part of the state.
+func (l *look) change(e *effect) {
+	st := &l.state
+	switch {
+	case e == nil:
+	case e.exclude != "":
+		nodes := slices.DeleteFunc(slices.Clone(st.Excluded[e.role]), func(n string) bool { return n == e.exclude })
+		nodes = append(nodes, e.exclude)
+		st.Excluded = maps.Clone(st.Excluded)
+		if st.Excluded == nil {
+			st.Excluded = map[string][]string{}
+		}
+		st.Excluded[e.role] = nodes[max(0, len(nodes)-maxExcluded):]
+	case e.size > 0:
+		st.Sizes = maps.Clone(st.Sizes)
+		if st.Sizes == nil {
+			st.Sizes = map[string]int{}
+		}
+		st.Sizes[e.role] = e.size
+	}
+}
+
+// obey is what a rule that begins another attempt amounts to, with what r did
+// to set it off. It has the user's budget where one is stated, and otherwise as
+// many restarts as a loss has: a rule that always matches must end somewhere.
+func (l *look) obey(x mlaas.ActionRule, r mlaas.Replica, saw string) sight {
 	budget := mlaas.DefaultInfrastructureRestarts
 	if n := l.run.Spec.Execution.Restarts.User; n != nil {
 		budget = *n
 	}
-	switch {
-	case rule.Once && l.state.Restarts.User > 0:
-		return sight{}
-	case l.state.Restarts.User >= budget:
-		return sight{event: jobengine.UserFaultSpent, why: saw + fmt.Sprintf("; rule %s would restart the run", rule.Name) + spent(budget, "a failure")}
+	begun := l.state.Restarts.User
+	does, effect := "restarts the run", (*effect)(nil)
+	switch x.Do {
+	case mlaas.RuleElsewhere:
+		effect = away(r)
+		does = "restarts the run elsewhere"
+		if effect != nil {
+			does = fmt.Sprintf("restarts the run, no %s on node %s", r.Role, r.Node)
+		}
+	case mlaas.RuleResize:
+		if effect = l.resized(x.Resize); effect == nil {
+			return sight{} // it has that size
+		}
+		does = fmt.Sprintf("gives the run %d %s replicas", effect.size, effect.role)
+		budget, begun = mlaas.DefaultInfrastructureRestarts, l.state.Restarts.Resize
 	}
-	return sight{event: jobengine.RuleRestart, why: say(fmt.Sprintf("rule %s restarts the run", rule.Name), saw)}
+	switch {
+	case x.Once && begun > 0:
+		return sight{}
+	case begun >= budget && x.Do == mlaas.RuleResize:
+		return sight{} // it goes on as large as it is
+	case begun >= budget:
+		return sight{event: jobengine.UserFaultSpent, why: saw + fmt.Sprintf("; rule %s would restart the run", x.Name) + spent(budget, "a failure")}
+	}
+	return sight{event: jobengine.RuleRestart, why: say(fmt.Sprintf("rule %s %s", x.Name, does), saw), rule: effect}
+}
+
+// away keeps the role of r from the node that it ran on; nil: that is not known.
+func away(r mlaas.Replica) *effect {
+	if r.Node == "" {
+		return nil
+	}
+	return &effect{role: r.Role, exclude: r.Node}
+}
+
+// resized is the size that a rule asks for; nil: the run has it, or has no such
+// role.
+func (l *look) resized(x *mlaas.Resize) *effect {
+	if x == nil {
+		return nil
+	}
+	role := cmp.Or(x.Role, mlaas.Worker)
+	now := l.state.Allocation.Granted[role]
+	if now == 0 {
+		return nil
+	}
+	to := x.To
+	switch {
+	case x.By > 1:
+		to = int(math.Ceil(float64(now) * x.By))
+	case x.By > 0:
+		to = int(float64(now) * x.By)
+	}
+	if to = min(max(to, 1), mlaas.MaxReplicas); to == now {
+		return nil
+	}
+	return &effect{role: role, size: to}
+}
+
+// sized is the wish of a run with the sizes that rules have given it. A role
+// that is a range may be granted fewer still, down to what it accepts.
+func sized(run mlaas.Run, sizes map[string]int) mlaas.Run {
+	if len(sizes) == 0 {
+		return run
+	}
+	run.Spec.Roles = maps.Clone(run.Spec.Roles)
+	for name, n := range sizes {
+		r := run.Spec.Roles[name]
+		if r == nil || n <= 0 {
+			continue
+		}
+		as := *r
+		as.Replicas = mlaas.Count{Min: n, Max: n}
+		if r.Replicas.Min < r.Replicas.Max {
+			as.Replicas.Min = min(r.Replicas.Min, n)
+		}
+		run.Spec.Roles[name] = &as
+	}
+	return run
 }
 
 // rule says what an action rule that fired in this attempt asks for.
@@ -350,12 +483,16 @@ func (l *look) rule(fired *mlaas.RuleFired) (sight, bool) {
 	if fired.Replica != "" && !strings.HasPrefix(saw, fired.Replica) { // it may be named there
 		saw = say(fired.Replica, fired.Saw)
 	}
-	switch r := l.run.Spec.Rules[i]; r.Do {
-	case "restart":
-		s := l.restart(r, saw)
+	switch x := l.run.Spec.Rules[i]; x.Do {
+	case mlaas.RuleRestart, mlaas.RuleElsewhere, mlaas.RuleResize:
+		r, _ := l.replica(fired.Replica)
+		s := l.obey(x, r, saw)
+		if s.event == jobengine.RuleRestart && x.Do == mlaas.RuleResize && l.state.State == mlaas.Running {
+			s.event = jobengine.ResizeAsked
+		}
 		return s, s.event != ""
-	case "stop":
-		return sight{event: jobengine.RuleStop, why: say(fmt.Sprintf("rule %s stops the run", r.Name), saw)}, true
+	case mlaas.RuleStop:
+		return sight{event: jobengine.RuleStop, why: say(fmt.Sprintf("rule %s stops the run", x.Name), saw)}, true
 	}
 	return sight{}, false
 }
@@ -476,6 +613,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 	l.changed = true
 	l.batch.Check = append(l.batch.Check, s.checks...)
 	l.c.moved(l.run, r, s.why)
+	l.change(s.rule)
 	switch r.Do {
 	case jobengine.Enqueue:
 		st.Reason = "queued: waits for its turn"
@@ -511,9 +649,11 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		l.unwanted(s.why)
 		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
 	case jobengine.Again:
-		switch r.On {
-		case jobengine.Loss:
+		switch {
+		case r.On == jobengine.Loss:
 			st.Restarts.Infrastructure++
+		case s.rule != nil && s.rule.size > 0:
+			st.Restarts.Resize++
 		default:
 			st.Restarts.User++
 		}
@@ -523,12 +663,16 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		l.unwanted(s.why)
 	case jobengine.Resize:
 		st.Reason = "saves its work, to go on with another number of workers"
-		l.unwanted(resizes)
+		if s.why != "" {
+			st.Reason = s.why + "; it " + st.Reason
+		}
+		st.Attempts[len(st.Attempts)-1].Reason = s.why
+		l.unwanted(cmp.Or(s.why, resizes))
 		st.Next = l.now.Add(codeengine.Grace(l.run.Spec).Duration() + askAgain)
 	case jobengine.Free, jobengine.FreeAgain:
 		if r.Do == jobengine.FreeAgain {
 			st.Restarts.Resize++
-			l.end("it changes its size")
+			l.end(cmp.Or(l.attempt().Reason, "it changes its size"))
 			st.Reason = fmt.Sprintf("gave its replicas back to change its size; attempt %d begins in %s at the earliest", st.Epoch+1, span(pause(*st)))
 		}
 		if err := l.free(ctx); err != nil {

@@ -97,6 +97,7 @@ func (h *chance) actions() map[string]func(*rapid.T) {
 		`{"roles": {"worker": {"replicas": 9, "cpu": 1}}, "execution": {"restarts": {"user": 2, "infrastructure": 2}}}`,
 		`{"roles": {"worker": {"gpu": 1}}, "execution": {"priority": 3, "timeout": 60}}`,
 		`{"roles": {"chief": {"replicas": 1}, "evaluator": {"replicas": 1}}, "rules": [{"name": "again", "on": {"status": "failed"}, "do": "restart"}, {"name": "halt", "on": {"log": "x"}, "do": "stop"}]}`,
+		`{"roles": {"worker": {"replicas": "1-3", "cpu": 1}}, "rules": [{"name": "again", "on": {"noStep": 60}, "do": "restart-elsewhere"}, {"name": "halt", "on": {"log": "x"}, "do": "resize", "resize": {"by": 0.5}}]}`,
 	}
 	return map[string]func(*rapid.T){
 		"ask": func(t *rapid.T) {
@@ -117,7 +118,7 @@ func (h *chance) actions() map[string]func(*rapid.T) {
 			h.time = h.time.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "seconds")) * time.Second)
 		},
 		"rule": func(t *rapid.T) {
-			h.fire(mlaas.RuleFired{Run: h.some(), Epoch: rapid.IntRange(0, 3).Draw(t, "epoch"), Rule: rapid.SampledFrom([]string{"again", "halt"}).Draw(t, "rule")})
+			h.fire(mlaas.RuleFired{Run: h.some(), Epoch: rapid.IntRange(0, 3).Draw(t, "epoch"), Replica: "worker-0", Rule: rapid.SampledFrom([]string{"again", "halt"}).Draw(t, "rule")})
 		},
 		"decide": func(t *rapid.T) {
 			b, err := h.c.look(h.ctx(), mlaas.DefaultTenant, h.some(), nil)

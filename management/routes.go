@@ -34,6 +34,7 @@ func (m *Management) routes() []route {
 		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},
 		{"GET /api/job/{id}/code/{versionId}/file/{path...}", "getFile", "Read one file of a version as it is", auth.Member, raw(200, octets, m.getFile)},
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
+		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
 
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
 		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},
@@ -44,6 +45,8 @@ func (m *Management) routes() []route {
 		{"GET /api/run/{id}/checkpoint", "listCheckpoints", "List the checkpoints of a run, newest first", auth.Member, reads(200, m.listCheckpoints)},
 		{"GET /api/run/{id}/artifact", "listArtifacts", "List the files that a run left in $MLAAS_OUTPUT", auth.Member, reads(200, m.listArtifacts)},
 		{"GET /api/run/{id}/artifact/{replica}/{path...}", "getArtifact", "Read one of those files as it is", auth.Member, raw(200, octets, m.getArtifact)},
+		{"GET /api/run/{id}/delivery", "listDeliveries", "List the webhooks that rules of a run sent, newest first, with each try", auth.Member, reads(200, m.listDeliveries)},
+		{"POST /api/run/{id}/delivery/{delivery}/redeliver", "redeliver", "Send a webhook again: the same event, with the same id", auth.Member, writes(m, 202, m.redeliver)},
 
 		{"GET /api/dataset", "listDatasets", "List the datasets, all versions", auth.Member, reads(200, m.listDatasets)},
 		{"POST /api/dataset", "createDataset", "Make a version of a dataset from files whose bytes are here. Equal content is the version that is there, with 200", auth.Member, writes(m, 201, m.createDataset).or(200)},

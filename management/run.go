@@ -197,6 +197,9 @@ func (m *Management) resolve(ctx context.Context, tenant mlaas.Tenant, spec *mla
 		}
 		spec.Data[i].Source = fmt.Sprintf("dataset:%s@%d", d.Name, d.Version)
 	}
+	if err := m.checkSigners(ctx, tenant, spec.Rules); err != nil {
+		return err
+	}
 	e := &spec.Environment
 	pinned, err := m.pinSecrets(ctx, tenant, e.Secrets)
 	if err != nil {

@@ -83,6 +83,24 @@ func (m *Management) pinSecrets(ctx context.Context, tenant mlaas.Tenant, uses [
 	return pinned, nil
 }
 
+// checkSigners reports a rule whose webhook is signed by a secret that is not
+// there.
+func (m *Management) checkSigners(ctx context.Context, tenant mlaas.Tenant, rules []mlaas.ActionRule) error {
+	for i, r := range rules {
+		if r.Do != mlaas.RuleWebhook {
+			continue
+		}
+		newest, err := newestSecret(ctx, m.DB, tenant, r.Secret)
+		if err != nil {
+			return err
+		}
+		if newest == 0 {
+			return mlaas.Invalid(fmt.Sprintf("rules[%d].secret", i), "a secret that was set; POST /api/secret or `mlaas secret set` does", r.Secret)
+		}
+	}
+	return nil
+}
+
 type secretsIn struct{ Paging }
 
 // listSecrets lists the newest version of each secret.

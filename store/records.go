@@ -106,6 +106,16 @@ func Replicas(db Driver) Records[mlaas.Replica] {
 // ReplicaKey is the ID of a replica's record.
 func ReplicaKey(run mlaas.RunID, replica string) string { return string(run) + "/" + replica }
 
+// Deliveries are written by booster. ID: "RUN/ID", where the ID grows with
+// time; list them by Prefix "RUN/".
+func Deliveries(db Driver) Records[mlaas.Delivery] {
+	return Records[mlaas.Delivery]{DB: db, Kind: "delivery",
+		Key: func(d mlaas.Delivery) (mlaas.Tenant, string) { return d.Tenant, DeliveryKey(d.Run, d.ID) }}
+}
+
+// DeliveryKey is the ID of a delivery's record.
+func DeliveryKey(run mlaas.RunID, id string) string { return string(run) + "/" + id }
+
 // Clusters are written by booster. ID: the name; no tenant.
 func Clusters(db Driver) Records[mlaas.Cluster] {
 	return Records[mlaas.Cluster]{DB: db, Kind: "cluster",

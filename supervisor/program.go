@@ -653,7 +653,7 @@ func (s *Supervisor) measure() mlaas.Usage {
 	u.Peak = max(u.Peak, u.Memory)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u.Dropped = s.dropped
+	u.Dropped, u.GPUBusy = s.dropped, s.usage.GPUBusy
 	s.usage = u
 	return u
 }

@@ -115,6 +115,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	g, life := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.converse(life) })
 	g.Go(func() error { return s.keeping.run(life) })
+	g.Go(func() error { s.watchGPUs(life); return nil })
 	g.Go(func() error {
 		defer cancel(errStopped)
 		do := s.live

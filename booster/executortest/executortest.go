@@ -83,6 +83,7 @@ func Run(t *testing.T, harness func(t *testing.T) Harness) {
 		{"capacity", capacity},
 		{"logs", logs},
 		{"exec", exec},
+		{"a node that is excluded", excluded},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -697,4 +698,34 @@ func exec(p *place) {
 	if _, err := e.Exec(p.ctx, f, []string{"cat"}, nil, io.Discard); err == nil {
 		p.Error("a command ran in a replica that is stopped")
 	}
+}
+
+// excluded: a place of one node refuses what may not run on it, with a sentence
+// that names the node, and keeps nothing. One of many nodes takes another,
+// which its own tests show.
+func excluded(p *place) {
+	e := p.Open(p.T)
+	c, err := e.Capacity(p.ctx)
+	if err != nil {
+		p.Fatal(err)
+	}
+	f := p.fence("worker-0")
+	s := p.Spec(p.T, f)
+	s.Exclude = []string{"another-" + c.Node}
+	if c.Node != "" {
+		s.Exclude = append(s.Exclude, c.Node)
+		if err := e.Start(p.ctx, s); !errors.Is(err, mlaas.ErrInvalid) || !strings.Contains(err.Error(), c.Node) {
+			p.Errorf("Start on a node that is excluded: %v, want %v that names %s", err, mlaas.ErrInvalid, c.Node)
+		}
+		p.gone(f)
+		s.Exclude = s.Exclude[:1]
+	}
+	p.mu.Lock()
+	p.started = append(p.started, f)
+	p.mu.Unlock()
+	if err := e.Start(p.ctx, s); err != nil {
+		p.Errorf("Start where another node is excluded: %v", err)
+	}
+	p.watch(e).status(f, mlaas.ReplicaReady)
+	p.stop(e, f)
 }

@@ -174,6 +174,10 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 		e.mu.Unlock()
 		return nil
 	}
+	if slices.Contains(s.Exclude, e.Node) {
+		e.mu.Unlock()
+		return mlaas.Invalid("exclude", "another node than this machine, which is the only one here", e.Node)
+	}
 	r := &replica{e: e, folder: filepath.Join(e.Dir, s.Fence.String()), gone: make(chan struct{})}
 	r.about = about{Fence: s.Fence, Job: s.Job, Boot: supervisor.Boot(), Created: e.Now().UTC(), Ceiling: s.Ceiling}
 	gpus, err := e.takeGPUs(s.Ceiling.GPU, s.Need.GPU)
@@ -271,7 +275,8 @@ func (e *Executor) Watch(ctx context.Context, out chan<- booster.News) error {
 func (e *Executor) publish(r *replica, status mlaas.ReplicaStatus, reason string, exit *int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	r.news = booster.News{Fence: r.about.Fence, Status: status, Reason: reason, Node: e.Node, ExitCode: exit}
+	r.news = booster.News{Fence: r.about.Fence, Status: status, Reason: reason, Node: e.Node, ExitCode: exit,
+		NodeLost: status == mlaas.ReplicaLost && reason == restarted}
 	for w := range e.watchers {
 		w.news = append(w.news, r.news)
 		select {

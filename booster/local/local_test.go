@@ -755,7 +755,7 @@ func TestMachineRestarted(t *testing.T) {
 		}
 	}
 	b.e = b.executor()
-	if n := b.lost(f); n.Status != mlaas.ReplicaLost || n.Reason != "machine restarted" {
+	if n := b.lost(f); n.Status != mlaas.ReplicaLost || n.Reason != "machine restarted" || !n.NodeLost {
 		t.Errorf("%+v", n)
 	}
 }

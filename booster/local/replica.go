@@ -75,10 +75,14 @@ func (r *replica) adopt() {
 	}
 }
 
+// restarted is why everything that ran is lost when its machine was: the one
+// way in which this node can be lost and seen to be.
+const restarted = "machine restarted"
+
 // follow watches a supervisor that is there, or is not.
 func (r *replica) follow(p supervisor.Process) {
 	if r.about.Boot != supervisor.Boot() || p.Boot != "" && p.Boot != supervisor.Boot() {
-		r.died(nil, "machine restarted")
+		r.died(nil, restarted)
 		return
 	}
 	w, err := watchProcess(p, false)

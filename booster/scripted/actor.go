@@ -45,6 +45,7 @@ type actor struct {
 	start     *mlaas.Start
 	stop      *mlaas.Stop
 	orders    chan struct{} // closed and made anew when start or stop came
+	ran       time.Time     // since when the program runs
 }
 
 // kept is one stream: what is not acknowledged, and the number before it.
@@ -218,6 +219,9 @@ func (a *actor) play(ctx context.Context) mlaas.Phase {
 		return mlaas.Phase{Status: mlaas.ReplicaFailed, Reason: a.part.Refuse}
 	}
 	a.setPhase(mlaas.Phase{Status: mlaas.ReplicaRunning, Reason: "the program runs", Program: true, Lock: a.part.Lock})
+	a.e.mu.Lock()
+	a.ran = a.e.Now()
+	a.e.mu.Unlock()
 	if a.part.LostAt > 0 {
 		timer := time.AfterFunc(a.part.LostAt, func() { a.kill(errVanish) })
 		defer timer.Stop()
@@ -246,7 +250,7 @@ func (a *actor) play(ctx context.Context) mlaas.Phase {
 				code := 143
 				return mlaas.Phase{Status: mlaas.ReplicaStopped, Reason: stop.Reason, Program: true, ExitCode: &code}
 			}
-			if a.part.Steps == 0 && a.part.FailAt == 0 { // nothing happens but orders
+			if a.part.Steps == 0 && a.part.FailAt == 0 || a.part.HangAt > 0 && step > a.part.HangAt { // nothing happens but orders
 				select {
 				case <-orders:
 				case <-ctx.Done():
@@ -469,13 +473,27 @@ func (a *actor) speak(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]
 			case <-a.wake:
 			case <-timer.C:
 				timer.Reset(beat)
-				if err := line.Send(ctx, mlaas.Up{Beat: &mlaas.Beat{Usage: mlaas.Usage{Memory: 64 << 20, Peak: 64 << 20}}}); err != nil {
+				if err := line.Send(ctx, mlaas.Up{Beat: &mlaas.Beat{Usage: a.uses()}}); err != nil {
 					return err
 				}
 			}
 		}
 	})
 	return g.Wait()
+}
+
+// uses is what the program has used by now.
+func (a *actor) uses() mlaas.Usage {
+	a.e.mu.Lock()
+	ran := a.ran
+	a.e.mu.Unlock()
+	if a.part.Uses == nil {
+		return mlaas.Usage{Memory: 64 << 20, Peak: 64 << 20}
+	}
+	if ran.IsZero() {
+		return mlaas.Usage{}
+	}
+	return a.part.Uses(a.e.Now().Sub(ran))
 }
 
 // announce notes that the door heard the end.

@@ -38,6 +38,9 @@ type Script struct {
 	Exit    int                                      // with this exit code; 0: 1, or 137 with OOM
 	OOM     bool                                     // because its memory was not enough
 	LostAt  time.Duration                            // after the program began it is gone without a word; 0: it is not
+	Machine bool                                     // it is lost with its machine
+	HangAt  int64                                    // it makes no step after this one; 0: it goes on
+	Uses    func(ran time.Duration) mlaas.Usage      // what it has used when its program ran for so long; nil: 64 MiB
 	Deaf    bool                                     // it does not listen to polite words
 	Zombie  bool                                     // it goes on talking when it was stopped: the place lies
 	Leave   time.Duration                            // from a polite word to the end of the program
@@ -233,6 +236,9 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 	if e.actors[s.Fence] != nil {
 		return nil
 	}
+	if slices.Contains(s.Exclude, e.Node) {
+		return mlaas.Invalid("exclude", "another node than the only one here", e.Node)
+	}
 	a := &actor{e: e, spec: s, part: part, gone: make(chan struct{}), wake: make(chan struct{}, 1), orders: make(chan struct{})}
 	e.actors[s.Fence] = a
 	e.tell(a, mlaas.ReplicaCreating, "it is being made", nil, false)
@@ -392,7 +398,8 @@ func (e *Executor) tell(a *actor, s mlaas.ReplicaStatus, reason string, code *in
 	if old != "" && !s.After(old) {
 		return
 	}
-	a.news = booster.News{Fence: a.spec.Fence, Status: s, Reason: reason, Node: e.Node, ExitCode: code, OOM: oom}
+	a.news = booster.News{Fence: a.spec.Fence, Status: s, Reason: reason, Node: e.Node, ExitCode: code, OOM: oom,
+		NodeLost: s == mlaas.ReplicaLost && a.part.Machine}
 	for w := range e.watchers {
 		w.add(a.news)
 	}

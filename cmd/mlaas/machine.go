@@ -68,7 +68,7 @@ func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.
 		Cluster: cluster, Executor: x, DoorURL: "unix://" + socket,
 		AllowLoopback: true, // who writes the rules owns this machine
 		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
-			s, _, err := store.Secrets(db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
+			s, err := sealed(ctx, db, tenant, use)
 			if err != nil {
 				return "", err
 			}
@@ -76,6 +76,22 @@ func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.
 			return string(plain), err
 		},
 	}
+}
+
+// sealed is a secret as a run names it; without a version the newest.
+func sealed(ctx context.Context, db store.Driver, tenant mlaas.Tenant, use mlaas.SecretUse) (store.Secret, error) {
+	if use.Version > 0 {
+		s, _, err := store.Secrets(db).Get(ctx, tenant, store.SecretKey(use.Secret, use.Version))
+		return s, err
+	}
+	found, _, err := store.Secrets(db).List(ctx, store.Query{Tenant: tenant, Prefix: use.Secret + "/", Reverse: true, Limit: 1})
+	if err != nil {
+		return store.Secret{}, err
+	}
+	if len(found) == 0 {
+		return store.Secret{}, fmt.Errorf("it was never set, or was deleted: %w", mlaas.ErrNotFound)
+	}
+	return found[0].Value, nil
 }
 
 // A sweeper is an executor that keeps what ended replicas left.
