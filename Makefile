@@ -1,5 +1,6 @@
 # make help lists the targets. Nothing here needs more than Go, Node and Python;
-# tests of Redis are skipped where there is no redis-server ('make need' gets it).
+# tests of Redis are skipped where there is no redis-server ('make need' gets it),
+# those of Kubernetes where its programs are not built ('make kube-bin' does).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CGO_ENABLED ?= 0
@@ -10,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts simulate torture torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-kube simulate torture torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,7 +32,8 @@ down: ## end the platform of 'make up' and every replica
 need: ## what the tests need besides, such as redis-server
 	@.ci/need
 
-test: need check python e2e-layouts torture-short ## the whole suite
+test: need check python e2e-layouts torture-short ## the whole suite; on Kubernetes too if 'make kube-bin' was there
+	@if [ "$$MLAAS_KUBE_BIN" != - ] && kubetest/build.sh built; then $(MAKE) e2e-kube; fi
 
 check: lint unit ## lint and unit tests: before every commit
 
@@ -52,7 +54,7 @@ kube-bin: ## the programs of Kubernetes for clusters under test, once into the u
 	@kubetest/build.sh > /dev/null
 
 unit: bin/versitygw ## unit tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
+	MLAAS_KUBE_BIN=- CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)
 
 bin/pytest/.done: python/pyproject.toml
 	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q uv
@@ -65,6 +67,11 @@ e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
 SEEDS ?= 1000
+e2e-kube: need kube-bin bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
+	@[ "$$(id -u)" = 0 ] || { echo "e2e-kube: skipped: clusters need network namespaces, which only root may make"; exit 0; }; \
+	CGO_ENABLED=1 CI=true $(GO) test -race -p 1 -count=1 -timeout 20m \
+	  $$(grep -rlE --include='*_test.go' '^package kubetest$$|"mlaas.dev/mlaas/internal/kubetest"' . | xargs -n1 dirname | sort -u)
+
 simulate: ## SEEDS lives of a platform in which everything goes wrong that may
 	$(GO) test ./e2e/bubble -count=1 -timeout 60m -run '^TestSimulate' -seed $${SEED:-$$(date +%s)} -seeds $(SEEDS)
 

@@ -2,6 +2,7 @@
 # Builds the programs of a Kubernetes cluster into a folder of the user's cache
 # that is named by what is in this one, and prints that folder. What is there
 # already is not built again. The first time takes some ten minutes of two cores.
+# "build.sh built" only says by its status whether they are there.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -9,6 +10,7 @@ version=$(sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$|\1|p' go.mod)
 hash=$(LC_ALL=C; cat go.* build.sh cmd/*/*.go | sha256sum | cut -c1-16) # internal/kubetest reckons the same
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlaas/kube
 folder=$cache/$hash
+[ "${1:-}" != built ] || { [ -d "$folder" ]; exit; }
 [ -d "$folder" ] && { echo "$folder"; exit; }
 
 mkdir -p "$cache"
@@ -18,7 +20,7 @@ flock 9
 new=$(mktemp -d "$cache/new-XXXXXX")
 trap 'rm -rf "$new"' EXIT
 
-export CGO_ENABLED=0 GOFLAGS=-buildvcs=false
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:--buildvcs=false}"
 stamp=
 for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   stamp+=" -X $package.gitVersion=$version -X $package.gitMajor=$(cut -dv -f2 <<< "$version" | cut -d. -f1) -X $package.gitMinor=$(cut -d. -f2 <<< "$version")"

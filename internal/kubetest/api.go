@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// ErrStatus is what the API server answers instead of what was asked for.
-type ErrStatus struct {
+// StatusError is what the API server answers instead of what was asked for.
+type StatusError struct {
 	Code    int // of HTTP
 	Message string
 }
 
-func (e *ErrStatus) Error() string {
+func (e *StatusError) Error() string {
 	return fmt.Sprintf("the API server says %d: %s", e.Code, e.Message)
 }
 
 // Call asks the API server as an administrator, past any partition. in is sent
 // as JSON unless it is nil; the answer is decoded into out unless that is nil.
-// An answer other than 2xx is an [ErrStatus].
+// An answer other than 2xx is an [StatusError].
 func (c *Cluster) Call(ctx context.Context, method, path string, in, out any) error {
 	response, err := c.do(ctx, method, path, in)
 	if err != nil {
@@ -76,7 +76,7 @@ func (c *Cluster) do(ctx context.Context, method, path string, in any) (*http.Re
 		if json.Unmarshal(text, &status) != nil || status.Message == "" {
 			status.Message = strings.TrimSpace(string(text))
 		}
-		return nil, &ErrStatus{response.StatusCode, status.Message}
+		return nil, &StatusError{response.StatusCode, status.Message}
 	}
 	return response, nil
 }

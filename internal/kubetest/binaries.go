@@ -13,13 +13,17 @@ import (
 )
 
 // BinVariable names the folder of the programs, where it is not the one that
-// `make kube-bin` fills.
+// `make kube-bin` fills. "-" says that no clusters are to be run.
 const BinVariable = "MLAAS_KUBE_BIN"
+
+var errUnwanted = errors.New(BinVariable + " is -: no clusters are run")
 
 // folder is where the programs are. kubetest/build.sh names it the same way:
 // after what it is built from.
 func folder() (string, error) {
-	if dir := os.Getenv(BinVariable); dir != "" {
+	if dir := os.Getenv(BinVariable); dir == "-" {
+		return "", errUnwanted
+	} else if dir != "" {
 		if _, err := os.Stat(filepath.Join(dir, "kube-apiserver")); err != nil {
 			return "", fmt.Errorf("%s is %s, want a folder that `make kube-bin` has filled: %w", BinVariable, dir, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 const cgroups = "/sys/fs/cgroup"
@@ -15,8 +16,8 @@ const cgroups = "/sys/fs/cgroup"
 // makeCgroup makes a cgroup in every hierarchy. A kubelet does not make the one
 // that it is to use.
 func makeCgroup(name string) error {
-	if _, err := os.Stat(cgroups + "/cgroup.controllers"); err == nil { // version 2: one hierarchy
-		return os.MkdirAll(cgroups+name, 0o755)
+	if exists(cgroups + "/cgroup.controllers") { // version 2: one hierarchy
+		return makeCgroup2(name)
 	}
 	hierarchies, err := os.ReadDir(cgroups)
 	if err != nil {
@@ -40,6 +41,25 @@ func makeCgroup(name string) error {
 			if err := os.WriteFile(filepath.Join(cgroups, "cpuset", group, file), all, 0o644); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// makeCgroup2 makes the group and hands it, and the one above it, whatever can
+// be controlled: a kubelet takes no less.
+func makeCgroup2(name string) error {
+	if err := os.MkdirAll(cgroups+name, 0o755); err != nil {
+		return err
+	}
+	for _, group := range []string{cgroups, cgroups + filepath.Dir(name)} {
+		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
+		if err != nil {
+			return err
+		}
+		all := "+" + strings.Join(strings.Fields(string(controllers)), " +")
+		if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(all), 0o644); err != nil {
+			return err
 		}
 	}
 	return nil

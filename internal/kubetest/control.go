@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 )
 
@@ -187,10 +186,4 @@ func (c *Cluster) startScheduler() error {
 		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
 		"--bind-address=127.0.0.1", "--leader-elect=false", "--kube-api-qps=500", "--kube-api-burst=1000")
 	return err
-}
-
-// writeFile writes a file of settings in the folder of the cluster.
-func (c *Cluster) writeFile(name, text string) (string, error) {
-	file := filepath.Join(c.dir, name)
-	return file, os.WriteFile(file, []byte(text), 0o600)
 }

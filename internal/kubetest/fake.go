@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // alive is a label of fake nodes that live: kwok cares for those alone.
@@ -27,37 +28,25 @@ func (c *Cluster) startFake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var all sync.WaitGroup
-	work, failed := make(chan int), make(chan error, c.opts.Nodes.number)
-	for range 8 { // more are not faster on two cores
-		all.Go(func() {
-			for i := range work {
-				if err := c.makeFake(ctx, i); err != nil {
-					failed <- err
-				}
-			}
-		})
-	}
 	for i := range c.opts.Nodes.number {
 		c.nodes = append(c.nodes, &node{cluster: c, index: i, name: fmt.Sprintf("%s-%d", c.opts.Name, i)})
-		work <- i
 	}
-	close(work)
-	all.Wait()
-	select {
-	case err := <-failed:
+	makers, makerContext := errgroup.WithContext(ctx)
+	makers.SetLimit(8) // more are not faster on two cores
+	for _, n := range c.nodes {
+		makers.Go(func() error { return n.makeFake(makerContext) })
+	}
+	if err := makers.Wait(); err != nil {
 		return err
-	default:
-		return c.awaitNodes(ctx)
 	}
+	return c.awaitNodes(ctx)
 }
 
-func (c *Cluster) makeFake(ctx context.Context, i int) error {
-	name := c.nodes[i].name
+func (n *node) makeFake(ctx context.Context) error {
 	resources := map[string]string{"cpu": "32", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "110", "nvidia.com/gpu": "8"}
-	return c.Call(ctx, http.MethodPost, "/api/v1/nodes", map[string]any{
-		"metadata": meta{Name: name, Labels: map[string]string{
-			alive: "", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+	return n.cluster.Call(ctx, http.MethodPost, "/api/v1/nodes", map[string]any{
+		"metadata": meta{Name: n.name, Labels: map[string]string{
+			alive: "", "kubernetes.io/hostname": n.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
 		}},
 		"status": map[string]any{"allocatable": resources, "capacity": resources},
 	}, nil)

@@ -29,6 +29,9 @@ type Image struct {
 	// folder is taken with all that is in it. Everything belongs to root.
 	Files map[string]string
 
+	// Links are paths in the image, and where they lead.
+	Links map[string]string
+
 	// Without are names of files and folders that are left out wherever they are.
 	Without []string
 
@@ -37,7 +40,8 @@ type Image struct {
 	User       string   // such as "65534"; empty: root
 }
 
-// Write writes the image to an archive in OCI's format, for [Cluster.Import].
+// Write writes the image to an archive in OCI's format, for [Cluster.Import]; [Cluster.Load]
+// does both.
 // The same files give the same digest.
 func (i Image) Write(file string) (err error) {
 	if host, _, ok := strings.Cut(i.Ref, "/"); !ok || !strings.Contains(host, ".") || !strings.Contains(path.Base(i.Ref), ":") {
@@ -136,6 +140,11 @@ func (i Image) writeLayer(to io.Writer) (digest string, size int64, err error) {
 			return "", 0, err
 		}
 	}
+	for _, at := range slices.Sorted(maps.Keys(i.Links)) {
+		if err := w.link(strings.TrimPrefix(at, "/"), i.Links[at]); err != nil {
+			return "", 0, err
+		}
+	}
 	if err := layer.Close(); err != nil {
 		return "", 0, err
 	}
@@ -162,6 +171,13 @@ func (w *layerWriter) folder(name string, mode int64) error {
 	}
 	w.made[name] = true
 	return w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode})
+}
+
+func (w *layerWriter) link(name, target string) error {
+	if err := w.folder(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
 }
 
 // add puts what is at from on this machine into the image at the path at.
@@ -198,10 +214,7 @@ func (w *layerWriter) add(at, from string) error {
 			if err != nil {
 				return err
 			}
-			if err := w.folder(path.Dir(name), 0o755); err != nil {
-				return err
-			}
-			return w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+			return w.link(name, target)
 		case !info.Mode().IsRegular():
 			return nil // sockets and devices are no part of an image
 		}

@@ -109,11 +109,7 @@ func withPython(t *testing.T, c *Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "python.tar")
-	if err := image.Write(file); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Import(t.Context(), file); err != nil {
+	if err := c.Load(t.Context(), image); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -207,6 +203,19 @@ print(json.load(urllib.request.urlopen(request, context=ssl.create_default_conte
 				t.Errorf("the API server says %q", got)
 			}
 		})
+		t.Run("image as a volume, restricted", func(t *testing.T) {
+			t.Parallel()
+			program := python(`import os; print(os.getuid(), os.access("/volume/pause", os.X_OK))`)
+			program["volumeMounts"] = []object{{"name": "image", "mountPath": "/volume"}}
+			program["securityContext"] = object{
+				"runAsNonRoot": true, "runAsUser": 65534, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+				"capabilities": object{"drop": []string{"ALL"}}, "seccompProfile": object{"type": "RuntimeDefault"},
+			}
+			spec := object{"volumes": []object{{"name": "image", "image": object{"reference": pauseRef, "pullPolicy": "Never"}}}}
+			if got := output(t, c, "restricted", program, spec); got != "65534 True\n" {
+				t.Errorf("it wrote %q", got)
+			}
+		})
 		t.Run("exposed", func(t *testing.T) {
 			t.Parallel()
 			door := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "the door") })}
@@ -246,6 +255,25 @@ except OSError as e: print(framework.heavy, e.strerror)`)
 			}
 		})
 	})
+	t.Run("environment", func(t *testing.T) { // that was made on this machine, with what is too heavy for an image
+		environment, err := filepath.Abs("../../bin/pytest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !exists(environment + "/.done") {
+			t.Skip("there is no environment to share: `make bin/pytest/.done` makes it")
+		}
+		if err := c.Share(t.Context(), "default", "environment", environment); err != nil {
+			t.Fatal(err)
+		}
+		program := python(`import numpy; print(numpy.ones([6, 7]).sum())`)
+		program["command"].([]string)[0] = environment + "/bin/python"
+		program["volumeMounts"] = []object{{"name": "shared", "mountPath": environment, "readOnly": true}}
+		spec := object{"volumes": []object{{"name": "shared", "persistentVolumeClaim": object{"claimName": "environment", "readOnly": true}}}}
+		if got := output(t, c, "environment", program, spec); got != "42.0\n" {
+			t.Errorf("it wrote %q", got)
+		}
+	})
 	t.Run("quota of cores", func(t *testing.T) { // alone, so that what it gets is its quota
 		spin := python(`
 import os, time
@@ -269,7 +297,7 @@ print(os.times().children_user + os.times().children_system)`)
 			t.Fatal(err)
 		}
 		err := c.Call(t.Context(), http.MethodGet, pods+"/survivor/log", nil, nil)
-		if status := new(ErrStatus); !errors.As(err, &status) || !strings.Contains(status.Message, "10250") {
+		if status := new(StatusError); !errors.As(err, &status) || !strings.Contains(status.Message, "10250") {
 			t.Errorf("without a kubelet the log is %v, want that it cannot be reached", err)
 		}
 		if err := c.RestartKubelet(t.Context(), 0); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -51,10 +52,6 @@ read || true
 `
 
 func (c *Cluster) startReal(ctx context.Context) error {
-	pause := filepath.Join(c.dir, "pause.tar")
-	if err := (Image{Ref: pauseRef, Files: map[string]string{"/pause": filepath.Join(c.bin, "pause")}, Entrypoint: []string{"/pause"}}).Write(pause); err != nil {
-		return err
-	}
 	for i := range c.opts.Nodes.number {
 		n := &node{cluster: c, index: i, name: fmt.Sprintf("%s-%d", c.opts.Name, i)}
 		n.machine = &machine{node: n, dir: filepath.Join(c.dir, n.name), cgroup: filepath.Join("/", filepath.Base(c.dir), n.name)}
@@ -68,7 +65,8 @@ func (c *Cluster) startReal(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.Import(ctx, pause); err != nil {
+	pause := Image{Ref: pauseRef, Files: map[string]string{"/pause": filepath.Join(c.bin, "pause")}, Entrypoint: []string{"/pause"}}
+	if err := c.Load(ctx, pause); err != nil {
 		return err
 	}
 	if err := c.startProxy(); err != nil {
@@ -210,7 +208,6 @@ func (m *machine) startKubelet(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// As a user of the kubelet, who is not known there: it answers what it may not.
 	err = retry(ctx, func() error {
 		conn, err := c.network.dial(ctx, "tcp", net.JoinHostPort(address, "10250"))
 		if err == nil {
@@ -236,6 +233,23 @@ func (m *machine) kill() {
 			p.kill()
 		}
 	}
+}
+
+// Load makes images and gives them to every real node, as Import does.
+func (c *Cluster) Load(ctx context.Context, images ...Image) error {
+	dir, err := os.MkdirTemp(c.dir, "images-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var archives []string
+	for i, image := range images {
+		archives = append(archives, filepath.Join(dir, strconv.Itoa(i)+".tar"))
+		if err := image.Write(archives[i]); err != nil {
+			return err
+		}
+	}
+	return c.Import(ctx, archives...)
 }
 
 // Import gives every real node images, from archives that [Image.Write] wrote

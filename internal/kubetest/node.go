@@ -21,7 +21,8 @@ type node struct {
 func (c *Cluster) Node(i int) string { return c.nodes[i].name }
 
 // KillNode cuts the power of the i-th node: what runs on it is gone, and it
-// says nothing more. What a real node has on its disk stays.
+// says nothing more. What a real node has on its disk stays. Kubernetes takes a
+// while to believe it: see [Opts].
 func (c *Cluster) KillNode(ctx context.Context, i int) error {
 	n := c.nodes[i]
 	if n.machine != nil {

@@ -37,9 +37,16 @@ print(json.dumps({"executable": os.path.realpath(sys.executable), "library": sys
 	}
 	image := Image{
 		Ref:        PythonRef,
-		Files:      map[string]string{host.Executable: host.Executable, "/usr/bin/python3": host.Executable, host.Library: host.Library},
+		Files:      map[string]string{host.Executable: host.Executable, host.Library: host.Library},
+		Links:      map[string]string{},
 		Without:    []string{"__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "ensurepip", "tkinter", "lib2to3"},
 		Entrypoint: []string{"/usr/bin/python3"},
+	}
+	// It is found by its usual name, and by the one that environments lead to.
+	for _, link := range []string{"/usr/bin/python3", filepath.Join(filepath.Dir(host.Executable), "python3")} {
+		if link != host.Executable {
+			image.Links[link] = host.Executable
+		}
 	}
 	objects := []string{host.Executable}
 	err = filepath.WalkDir(host.Library, func(p string, d fs.DirEntry, err error) error {

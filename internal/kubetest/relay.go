@@ -162,6 +162,9 @@ func (c *Cluster) Expose(address string) (string, error) {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.relay.mu.Lock()
+	r.setCut(c.relay.cut)
+	c.relay.mu.Unlock()
 	c.exposed = append(c.exposed, r)
 	return l.Addr().String(), nil
 }

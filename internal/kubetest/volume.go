@@ -8,10 +8,11 @@ import (
 	"net/http"
 )
 
-// Share lets pods of a namespace mount a folder of this machine, read-only, by
-// a claim of that name: such as Python environments that are too heavy for
-// images. It returns when the claim is bound to its volume, which has the same
-// name.
+// Share lets pods of a namespace mount a folder of this machine by a claim of
+// that name: such as Python environments that are too heavy for images. It
+// returns when the claim is bound to its volume, which has the same name. Pods
+// that say readOnly in the claim or in the mount cannot write there. What is
+// under /run, /var/lib and /var/log is the node's own, and cannot be shared.
 func (c *Cluster) Share(ctx context.Context, namespace, claim, folder string) error {
 	type object = map[string]any
 	modes, size := []string{"ReadOnlyMany"}, object{"storage": "1Gi"} // nobody measures it
