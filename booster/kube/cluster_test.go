@@ -3,6 +3,7 @@
 package kube_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -60,7 +61,7 @@ type object struct {
 func (p *place) left(t *testing.T, f mlaas.Fence) (left []string) {
 	t.Helper()
 	var pods, secrets struct{ Items []object }
-	if err := p.c.Call(t.Context(), http.MethodGet, p.pods(), nil, &pods); err != nil {
+	if err := p.c.Call(context.WithoutCancel(t.Context()), http.MethodGet, p.pods(), nil, &pods); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range pods.Items {
@@ -68,7 +69,7 @@ func (p *place) left(t *testing.T, f mlaas.Fence) (left []string) {
 			left = append(left, "pod "+o.Metadata.Name)
 		}
 	}
-	if err := p.c.Call(t.Context(), http.MethodGet, "/api/v1/namespaces/"+p.name+"/secrets", nil, &secrets); err != nil {
+	if err := p.c.Call(context.WithoutCancel(t.Context()), http.MethodGet, "/api/v1/namespaces/"+p.name+"/secrets", nil, &secrets); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range secrets.Items {

@@ -78,7 +78,10 @@ func refusal(text string, err error) error {
 	case apierrors.IsUnauthorized(err):
 		return say("the API server does not know our credentials: they are wrong or have expired, give the cluster a new kubeconfig", mlaas.ErrUnauthorized, mlaas.ErrUnavailable)
 	case strings.Contains(text, "denied the request"):
-		return say("an admission webhook denied it: "+strings.TrimPrefix(after("admission webhook "), " "), mlaas.ErrForbidden)
+		return say("an admission webhook denied it: "+after("admission webhook "), mlaas.ErrForbidden)
+	case strings.Contains(text, "denied request"):
+		_, name, _ := strings.Cut(text, "ValidatingAdmissionPolicy ")
+		return say("a policy of the cluster denied it: "+name, mlaas.ErrForbidden)
 	case strings.Contains(text, "failed calling webhook"):
 		return say("an admission webhook does not answer: "+after("failed calling webhook "), mlaas.ErrUnavailable)
 	case strings.Contains(text, "exceeded quota: "):

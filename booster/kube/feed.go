@@ -29,6 +29,9 @@ import (
 // the watch said, everything is read again then and compared.
 const relistEvery = 5 * time.Minute
 
+// again is how long lies between two watches at least.
+const again = time.Second
+
 // A feed is what is known of the pods of this cluster, for as long as somebody
 // watches. client-go's reflector lists and watches, and begins again where the
 // watch was cut or is too old; here its pods become news: what was seen before
@@ -108,7 +111,12 @@ func (f *feed) run(ctx context.Context) {
 	defer f.cancel()
 	quiet := logr.FromSlogHandler(slog.DiscardHandler) // what matters comes as an error
 	ctx = klog.NewContext(ctx, quiet)
-	in := f.e.everywhere(ctx)
+	in, err := f.e.everywhere(ctx)
+	if err != nil {
+		f.err = f.e.fault(err)
+		return
+	}
+	var watched time.Time
 	source := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			if o.LabelSelector = f.e.shape.ours(); o.ResourceVersion == "0" {
@@ -117,13 +125,21 @@ func (f *feed) run(ctx context.Context) {
 			return f.e.api.Pods(in).List(ctx, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			// A watch that is cut at once is not tried in a hurry: the reflector
+			// itself would, where the server says that it is too old.
+			if !watched.IsZero() && time.Since(watched) < again {
+				if err := pause(ctx, again); err != nil {
+					return nil, err
+				}
+			}
+			watched = time.Now()
 			o.LabelSelector = f.e.shape.ours()
 			return f.e.api.Pods(in).Watch(ctx, o)
 		},
 	}, f.e.api)
+	swept := time.Now()
 	for {
 		within, cancel := context.WithTimeout(ctx, relistEvery)
-		began := time.Now()
 		err := cache.NewReflectorWithOptions(source, &corev1.Pod{}, f, cache.ReflectorOptions{Name: f.e.Cluster, Logger: &quiet}).ListAndWatchWithContext(within)
 		cancel()
 		switch {
@@ -134,12 +150,9 @@ func (f *feed) run(ctx context.Context) {
 			f.err = f.e.fault(err)
 			return
 		}
-		f.e.sweep(ctx, f)
-		if left := time.Second - time.Since(began); left > 0 { // a watch that is cut at once is not tried in a hurry
-			if pause(ctx, left) != nil {
-				f.err = ctx.Err()
-				return
-			}
+		if time.Since(swept) >= relistEvery {
+			swept = time.Now()
+			f.e.sweep(ctx, f, in)
 		}
 	}
 }

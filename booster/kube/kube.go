@@ -15,6 +15,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,10 @@ type Executor struct {
 	Settings mlaas.KubeSettings
 	DoorCA   []byte       // certificates in PEM by which replicas know an https door; empty: those of their image
 	Log      *slog.Logger // nil: silent
+
+	// Silence is how long a node may not answer until its replicas are given up;
+	// 0: a minute.
+	Silence time.Duration
 
 	once   sync.Once
 	broken error
@@ -83,7 +88,7 @@ func (e *Executor) begin() error {
 		}
 		e.spaces, e.sheafs = map[string]*space{}, map[string]*sheaf{}
 		e.held, e.idle = map[mlaas.Fence]chan struct{}{}, map[string]time.Time{}
-		e.shape = &shape{cluster: e.Cluster, settings: e.Settings, doorCA: e.DoorCA}
+		e.shape = &shape{cluster: e.Cluster, settings: e.Settings, doorCA: e.DoorCA, silence: int64(cmp.Or(e.Silence, time.Minute).Seconds())}
 		if e.broken = CheckSettings(e.Settings); e.broken != nil || e.api != nil {
 			return
 		}
@@ -107,13 +112,13 @@ func (e *Executor) begin() error {
 }
 
 // everywhere is the namespace to look for replicas in: all, or, where we may
-// not see all, that of the team default.
-func (e *Executor) everywhere(ctx context.Context) string {
+// not see all, that of the team default. It is an error where nobody answers.
+func (e *Executor) everywhere(ctx context.Context) (string, error) {
 	_, err := e.api.Pods("").List(ctx, metav1.ListOptions{LabelSelector: e.shape.ours(), Limit: 1})
 	if apierrors.IsForbidden(err) {
-		return e.shape.namespace(mlaas.DefaultTenant)
+		return e.shape.namespace(mlaas.DefaultTenant), nil
 	}
-	return ""
+	return "", err
 }
 
 // A space is a namespace that has what it needs, once done is set.

@@ -47,9 +47,6 @@ const (
 	// endSeconds is what a replica has when its pod is evicted or drained; more
 	// than the supervisor gives its program.
 	endSeconds = 30
-
-	// lostSeconds is how long a node may be silent until its pods are given up.
-	lostSeconds = 60
 )
 
 // A shape is what makes the pods of a cluster alike.
@@ -58,6 +55,7 @@ type shape struct {
 	settings mlaas.KubeSettings
 	init     bool // the supervisor comes by an init container, not by an image volume
 	doorCA   []byte
+	silence  int64 // seconds that a node may not answer
 }
 
 // DefaultNamespace is where replicas are if the settings do not say.
@@ -234,7 +232,7 @@ func (s *shape) pod(r booster.Spec) (*corev1.Pod, error) {
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},
 			NodeSelector:      merge(s.settings.NodeSelector, gpu.NodeSelector),
-			Tolerations:       tolerations(s.settings.Tolerations, gpu.Tolerations),
+			Tolerations:       s.tolerations(s.settings.Tolerations, gpu.Tolerations),
 			PriorityClassName: s.settings.PriorityClass,
 			Volumes:           volumes,
 			Containers: []corev1.Container{{
@@ -342,14 +340,14 @@ func (s *shape) volumes() (volumes []corev1.Volume, mounts []corev1.VolumeMount)
 
 // tolerations are those of the cluster and of the GPU, and how long a silent
 // node is waited for.
-func tolerations(lists ...[]mlaas.KubeToleration) (out []corev1.Toleration) {
+func (s *shape) tolerations(lists ...[]mlaas.KubeToleration) (out []corev1.Toleration) {
 	for _, list := range lists {
 		for _, t := range list {
 			out = append(out, corev1.Toleration{Key: t.Key, Operator: corev1.TolerationOperator(t.Operator), Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 		}
 	}
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		out = append(out, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ref[int64](lostSeconds)})
+		out = append(out, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ref(s.silence)})
 	}
 	return out
 }

@@ -76,7 +76,7 @@ func TestPods(t *testing.T) {
 			if err := CheckSettings(settings); err != nil {
 				t.Fatal(err)
 			}
-			s := &shape{cluster: "east", settings: settings, init: tt.init}
+			s := &shape{cluster: "east", settings: settings, init: tt.init, silence: 60}
 			given := tt.spec()
 			p, err := s.pod(given)
 			if err != nil {

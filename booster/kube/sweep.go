@@ -14,8 +14,7 @@ const keepFor = 15 * time.Minute
 
 // sweep takes away the Secrets of attempts whose pods are gone. It counts the
 // time itself: clocks differ.
-func (e *Executor) sweep(ctx context.Context, f *feed) {
-	in := e.everywhere(ctx)
+func (e *Executor) sweep(ctx context.Context, f *feed, in string) {
 	all, err := e.api.Secrets(in).List(ctx, metav1.ListOptions{LabelSelector: e.shape.ours()})
 	if err != nil {
 		e.Log.Warn("what is left of old runs cannot be looked for", "cluster", e.Cluster, "error", e.fault(err))

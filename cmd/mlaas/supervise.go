@@ -46,7 +46,8 @@ func superviseCommand() *cobra.Command {
 			}
 			ctx, suspend := c.Context(), make(chan os.Signal, 1)
 			grace, why := time.Hour, "the platform was taken down"
-			if container { // its pod is deleted, evicted or drained
+			if container { // its pod is deleted, evicted or drained: that is no end of our own
+				ctx = context.WithoutCancel(ctx)
 				signal.Notify(suspend, syscall.SIGTERM)
 				grace, why = containerGrace, "its pod is being ended"
 			} else {
