@@ -135,6 +135,9 @@ func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
 		if s, ok := l.fault(); ok {
 			return s, nil
 		}
+		if l.c.going[st.Allocation.Cluster] {
+			return sight{event: jobengine.ClusterGoes, why: fmt.Sprintf("cluster %s is being removed", st.Allocation.Cluster)}, nil
+		}
 		if s, ok := l.rule(fired); ok {
 			return s, nil
 		}
@@ -514,6 +517,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		switch r.On {
 		case jobengine.Loss:
 			st.Restarts.Infrastructure++
+		case jobengine.ClusterGoes: // nothing failed: it costs no restart
 		default:
 			st.Restarts.User++
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/lease"
@@ -57,13 +56,7 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 	if m.remote, err = s.remote(db, blobs); err != nil {
 		return err
 	}
-	fleet := &booster.Fleet{Member: s.member, Log: s.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
-	for _, name := range clusters {
-		if name != localCluster {
-			return mlaas.Invalid("--cluster", `"local", this machine`, name)
-		}
-		fleet.Clusters[name] = m.serve
-	}
+	fleet := &booster.Fleet{Member: s.member, Log: s.Log, Fixed: clusters, Serve: m.serve}
 	m.fleet = fleet
 	s.prober(health.Store(db, s.ID), health.Messages(db, true), health.Blob(blobs), health.Disk(s.Dir))
 	mux := s.internalAPI(m.shards.handler())
@@ -88,7 +81,7 @@ type machine struct {
 }
 
 // serve is one tenure.
-func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster.Monitor)) error {
+func (m *machine) serve(ctx context.Context, t *lease.Tenure, _ booster.Reach, open func(http.Handler)) error {
 	log := m.Log.With("cluster", localCluster)
 	db := t.Over()
 	x, err := m.give.executor(m.Dir, m.binary, log)
@@ -107,7 +100,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 	if err != nil {
 		return err
 	}
-	open(b.Monitor())
+	open(b.Monitor().Handler())
 	defer m.shards.set(localCluster, lines)()
 
 	all, ctx := errgroup.WithContext(ctx)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -244,16 +245,20 @@ func (w *world) contract(name string) *server {
 
 func (w *world) boost(name string) *server {
 	return w.serve(name, func(s *server, m *lease.Member) func(context.Context) error {
-		f := &booster.Fleet{Member: m, Log: m.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
+		f := &booster.Fleet{Member: m, Log: m.Log}
 		gate := s.gate
+		at := map[string]*spot{}
 		for _, place := range w.spots {
-			f.Clusters[place.name] = func(ctx context.Context, t *lease.Tenure, open func(*booster.Monitor)) error {
-				b := &booster.Booster{DB: t.Over(), Blob: w.blob, Series: &keeping{w.series, w, gate, place}, Key: []byte("a key of 32 bytes, as there is one"),
-					Cluster: place.name, Executor: &reach{place.Executor, place, gate}, DoorURL: "pipe", Now: s.now, Log: m.Log.With("cluster", place.name)}
-				open(b.Monitor())
-				defer place.opened(gate, b.Monitor())()
-				return b.Run(ctx)
-			}
+			f.Fixed = append(f.Fixed, place.name)
+			at[place.name] = place
+		}
+		f.Serve = func(ctx context.Context, t *lease.Tenure, c booster.Reach, open func(http.Handler)) error {
+			place := at[c.Spec.Name]
+			b := &booster.Booster{DB: t.Over(), Blob: w.blob, Series: &keeping{w.series, w, gate, place}, Key: []byte("a key of 32 bytes, as there is one"),
+				Cluster: place.name, Executor: &reach{place.Executor, place, gate}, DoorURL: "pipe", Now: s.now, Log: m.Log.With("cluster", place.name)}
+			open(b.Monitor().Handler())
+			defer place.opened(gate, b.Monitor())()
+			return b.Run(ctx)
 		}
 		return f.Run
 	})
