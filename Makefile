@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit python e2e e2e-layouts simulate torture torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts simulate torture torture-short cross gen fuzz bench bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bin/golangci-lint: tools/go.mod
 bin/versitygw: tools/s3/go.mod
 	@mkdir -p bin
 	cd tools/s3 && $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
+kube-bin: ## the programs of Kubernetes for clusters under test, once into the user's cache
+	@kubetest/build.sh > /dev/null
 
 unit: bin/versitygw ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /e2e$$ -e /e2e/torture -e /bench/)

@@ -351,7 +351,7 @@ func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) err
 	} else {
 		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
 		err = b.place.start(within, Spec{
-			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Image: run.Spec.Environment.Image,
+			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Environment: run.Spec.Environment,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
 		end(err)

@@ -49,9 +49,10 @@ type Spec struct {
 	Job     mlaas.JobID
 	Need    mlaas.Resources // what it was placed by
 	Ceiling mlaas.Resources // what it may not exceed; 0: no ceiling
-	Image   string
-	Token   string // its job token, for the door
-	Door    string // where the door is, as seen from the replica
+	Token   string          // its job token, for the door
+	Door    string          // where the door is, as seen from the replica
+
+	Environment mlaas.Environment // what its program will run in: a container has it from the start
 }
 
 // Capacity is what a place has.

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	Fence   mlaas.Fence `json:"fence"`
 	Job     mlaas.JobID `json:"job"`
-	Door    string      `json:"door"` // unix:///path or http://host:port
+	Door    string      `json:"door"` // unix:///path, http://host:port or https://host:port, with or without a path
 	Token   string      `json:"token"`
 	Folder  string      `json:"folder"` // of this replica; absolute
 	EnvDir  string      `json:"envDir"` // shared cache of environments
@@ -39,6 +39,17 @@ type Config struct {
 	Hide   []string `json:"hide,omitempty"`   // variables of ours that only the supervisor may have
 	Vars   Vars     `json:"vars,omitempty"`   // variables that the place adds, such as CUDA_VISIBLE_DEVICES
 	Limits []string `json:"limits,omitempty"` // what is not enforced here, a sentence each
+
+	// Image says that this is a container whose image brings the environment.
+	// Else Shared, if it is set, is a folder of environments made elsewhere.
+	Image  bool   `json:"image,omitempty"`
+	Shared string `json:"shared,omitempty"`
+
+	// Fleeting says that Folder goes with this process: what was said must be
+	// delivered before it ends.
+	Fleeting bool `json:"fleeting,omitempty"`
+
+	DoorCA []byte `json:"doorCA,omitempty"` // certificates in PEM by which an https door is known; empty: the system's
 
 	Ceiling mlaas.Resources `json:"ceiling"`
 	Quiet   mlaas.Seconds   `json:"quiet,omitempty"` // without a door, after which the program is stopped; 0: 24 h
@@ -97,14 +108,19 @@ func ReadConfig(folder string) (c Config, err error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return c, fmt.Errorf("%s: %w", filepath.Join(folder, ConfigFile), err)
 	}
+	c.Folder = folder
+	c.complete()
+	return c, nil
+}
+
+// complete fills in what was not said.
+func (c *Config) complete() {
 	if c.Quiet == 0 {
 		c.Quiet = mlaas.Seconds(DefaultQuiet.Seconds())
 	}
 	if c.Spool == 0 {
 		c.Spool = DefaultSpool
 	}
-	c.Folder = folder
-	return c, nil
 }
 
 // WriteFile writes v as JSON so that a reader finds the old content or the new

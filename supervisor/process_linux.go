@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Boot names the time since this machine was started.
@@ -84,6 +86,14 @@ func sessionUsage(session int) (cpu float64, memory int64) {
 // apart puts a program into its own session, and ties its life to ours.
 func apart() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// hide keeps other processes of our user from reading our memory and variables.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("this process cannot be hidden: %w", err)
+	}
+	return nil
 }
 
 // maxRSS is in KiB here.

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -45,3 +46,5 @@ func apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // maxRSS is in bytes here.
 func maxRSS(r *syscall.Rusage) int64 { return r.Maxrss }
+
+func hide() error { return errors.New("containers are of Linux alone") }

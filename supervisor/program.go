@@ -114,7 +114,7 @@ func sayWhy(err error, what string) error {
 // environment prepares the environment; a fresh lock is stored, so that other
 // replicas and later runs take the same.
 func (s *Supervisor) environment(ctx context.Context, e mlaas.Environment) (*Runtime, *mlaas.Locked, error) {
-	if s.Prepare == nil || e.Image != "" {
+	if s.Prepare == nil {
 		python, _ := exec.LookPath("python3")
 		return &Runtime{Python: python}, nil, nil
 	}
@@ -317,7 +317,11 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 			if reason = w.Reason; reason == "" {
 				reason = "it was asked to stop"
 			}
-			s.setPhase(func(ph *mlaas.Phase) { ph.Status, ph.Reason = mlaas.ReplicaStopping, reason })
+			if s.isSuspended() { // nobody asked the replica to end: it is lost, and says why in its log
+				s.tell("the program is asked to end: " + reason)
+			} else {
+				s.setPhase(func(ph *mlaas.Phase) { ph.Status, ph.Reason = mlaas.ReplicaStopping, reason })
+			}
 		case <-ctx.Done(): // the supervisor itself must go
 			grace = 0
 		}

@@ -220,6 +220,12 @@ func (s *Supervisor) drain(ctx context.Context) error {
 		}
 		return nil
 	}
+	return s.deliver(ctx)
+}
+
+// deliver returns when the door has everything that it shall have, or the
+// platform said stop.
+func (s *Supervisor) deliver(ctx context.Context) error {
 	for {
 		changed := s.keeping.changed()
 		if s.delivered() {
@@ -265,6 +271,11 @@ func (s *Supervisor) live(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if s.isSuspended() {
+		if s.Fleeting { // nobody finds the folder: now or never
+			if err := s.deliver(ctx); err != nil {
+				return err
+			}
+		}
 		return ErrSuspended
 	}
 	s.end(done)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"time"
 
 	"mlaas.dev/mlaas"
 )
@@ -10,16 +11,17 @@ import (
 // program is not over for the platform.
 var ErrSuspended = errors.New("suspended")
 
-// Suspend asks the program to end and then ends the supervisor, without noting
+// Suspend asks the program to end within grace and then ends the supervisor, without noting
 // how the program ended: the run is not over, and will go on from its last
-// checkpoint. What was not delivered stays in the folder. Whoever suspends ends
-// us for good if the program takes too long.
-func (s *Supervisor) Suspend() {
+// checkpoint. What was not delivered stays in the folder, or is delivered first
+// where the folder is fleeting. Whoever suspends ends us for good if the program
+// takes too long.
+func (s *Supervisor) Suspend(grace time.Duration, why string) {
 	s.mu.Lock()
 	s.suspended = true
 	s.mu.Unlock()
 	select {
-	case s.stop <- mlaas.Stop{Grace: 3600, Reason: "the platform was taken down"}:
+	case s.stop <- mlaas.Stop{Grace: mlaas.Seconds(grace.Seconds()), Reason: why}:
 	default: // it is ending already, or has not begun
 	}
 }

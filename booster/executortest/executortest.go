@@ -47,6 +47,11 @@ type Harness struct {
 	// Left lists what of f is still there: processes, control groups, mounts.
 	Left func(t *testing.T, f mlaas.Fence) []string
 
+	// NoProgram says why a replica of this place has no program and no log, as
+	// where machines are only played; then Logs and Exec are not tested. Empty:
+	// it has.
+	NoProgram string
+
 	// Wait is how long the suite waits for one event before it gives up; 0:
 	// 30 s. Nothing takes that long unless it is broken.
 	Wait time.Duration
@@ -111,11 +116,15 @@ func (p *place) end() {
 		return
 	}
 	e := p.Open(p.T)
+	var all sync.WaitGroup
 	for _, f := range p.started {
-		if err := e.Stop(ctx, f); err != nil {
-			p.Errorf("at the end, Stop(%s): %v", f, err)
-		}
+		all.Go(func() {
+			if err := e.Stop(ctx, f); err != nil {
+				p.Errorf("at the end, Stop(%s): %v", f, err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func (p *place) fence(replica string) mlaas.Fence {
@@ -639,6 +648,9 @@ func capacity(p *place) {
 }
 
 func logs(p *place) {
+	if p.NoProgram != "" {
+		p.Skip(p.NoProgram)
+	}
 	e := p.Open(p.T)
 	w := p.watch(e)
 	f := p.fence("worker-0")
@@ -661,6 +673,9 @@ func logs(p *place) {
 }
 
 func exec(p *place) {
+	if p.NoProgram != "" {
+		p.Skip(p.NoProgram)
+	}
 	e := p.Open(p.T)
 	w := p.watch(e)
 	f := p.fence("worker-0")

@@ -163,8 +163,8 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.Image != "" {
-		return mlaas.Invalid("environment.image", "no image: this machine runs processes, not containers", s.Image)
+	if image := s.Environment.Image; image != "" {
+		return mlaas.Invalid("environment.image", "no image: this machine runs processes, not containers", image)
 	}
 	if _, _, err := mlaas.SplitReplica(s.Fence.Replica); err != nil || !filepath.IsLocal(s.Fence.String()) || strings.ContainsAny(s.Fence.String(), "/\x00") {
 		return mlaas.Invalid("fence", "a replica of a run", s.Fence.String())

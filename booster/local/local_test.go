@@ -70,7 +70,7 @@ func supervise(args []string) int {
 	signal.Notify(suspend, syscall.SIGUSR1)
 	go func() {
 		<-suspend
-		s.Suspend()
+		s.Suspend(time.Hour, "the platform was taken down")
 	}()
 	err = s.Run(context.Background())
 	if errors.Is(err, supervisor.ErrSuspended) {
@@ -190,7 +190,7 @@ func harness(t *testing.T, plain bool) executortest.Harness {
 			return booster.Spec{Fence: f, Door: "puppet", Token: control(f)}
 		},
 		Broken: func(t *testing.T, f mlaas.Fence) booster.Spec {
-			return booster.Spec{Fence: f, Door: "puppet", Token: control(f), Image: "python:3"}
+			return booster.Spec{Fence: f, Door: "puppet", Token: control(f), Environment: mlaas.Environment{Image: "python:3"}}
 		},
 		End: func(t *testing.T, f mlaas.Fence, code int) {
 			if err := os.WriteFile(control(f)+".end", []byte(strconv.Itoa(code)), 0); err != nil {

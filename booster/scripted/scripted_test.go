@@ -20,7 +20,7 @@ func TestConformance(t *testing.T) {
 		e := &scripted.Executor{
 			Limits: []string{"nothing runs here, it is played"},
 			Play: func(s booster.Spec) scripted.Script {
-				if s.Image == "broken" {
+				if s.Environment.Image == "broken" {
 					return scripted.Script{Broken: "there is no such image"}
 				}
 				return scripted.Script{Deaf: true, Slow: time.Millisecond}
@@ -40,9 +40,11 @@ func TestConformance(t *testing.T) {
 		go func() { ended <- e.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-ended })
 		return executortest.Harness{
-			Open:   func(*testing.T) booster.Executor { return e },
-			Spec:   func(_ *testing.T, f mlaas.Fence) booster.Spec { return booster.Spec{Fence: f} },
-			Broken: func(_ *testing.T, f mlaas.Fence) booster.Spec { return booster.Spec{Fence: f, Image: "broken"} },
+			Open: func(*testing.T) booster.Executor { return e },
+			Spec: func(_ *testing.T, f mlaas.Fence) booster.Spec { return booster.Spec{Fence: f} },
+			Broken: func(_ *testing.T, f mlaas.Fence) booster.Spec {
+				return booster.Spec{Fence: f, Environment: mlaas.Environment{Image: "broken"}}
+			},
 			End:    func(_ *testing.T, f mlaas.Fence, code int) { e.End(f, code) },
 			Starts: func(_ *testing.T, f mlaas.Fence) int { return e.Starts(f) },
 			Left: func(_ *testing.T, f mlaas.Fence) (left []string) {

@@ -115,7 +115,7 @@ shows what each of them says as it says it, and keeps what they made.`,
 	add("things", c.jobCommand(), c.codeCommand(), c.dataCommand(), c.envCommand(), c.secretCommand(), c.sessionCommand())
 	add("platform", c.upCommand(), c.downCommand(), c.managementCommand(), c.contractorCommand(), c.boosterCommand(), c.statusCommand(), c.clusterCommand(), c.doctorCommand(), c.gcCommand(), c.backupCommand(), c.restoreCommand(),
 		c.benchCommand(), c.apiCommand(), c.versionCommand(), c.completionCommand())
-	root.AddCommand(exitCodes(), superviseCommand(), enterCommand())
+	root.AddCommand(exitCodes(), superviseCommand(), installCommand(), enterCommand())
 	root.SetHelpCommandGroupID("platform")
 	groups(root)
 	return root

@@ -29,6 +29,7 @@ var walls = []struct{ room, may, why string }{
 	{"internal/trace", "", "a seam: services name their work, cmd says who is told"},
 	{"internal/redistest", "", "a server to test against knows nobody"},
 	{"internal/s3test", "", "it runs a server of others"},
+	{"internal/kubetest", "", "it runs clusters of others"},
 	{"internal/bucket", ".", "an address, a connection and what its errors mean; what is in the bucket is for others"},
 	{"internal/kubeconfig", ".", "a text, before anybody is called by it"},
 	{"python", "", "the files of the Python package, and nothing else"},
@@ -54,12 +55,19 @@ var walls = []struct{ room, may, why string }{
 	{"contractor/codeengine", ".", "pure: no I/O"},
 	{"booster", ". store lease queue blob series auth internal/failpoint internal/meter internal/trace", "the same; only cmd chooses the drivers"},
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
+	{"booster/kube", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
 	{"supervisor", ". blob supervisor/environment supervisor/source", "it speaks to its door, not to the platform"},
 	{"supervisor/source", ". blob internal/bucket", "it fills folders; who asks is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ".", "the same calls over HTTP"},
+}
+
+// homes are libraries that one room alone may import: what they speak to is that
+// room's business, and the rest is spared their weight.
+var homes = []struct{ library, room string }{
+	{"k8s.io/", "booster/kube"},
 }
 
 // anything may import everything: commands, and programs that measure or test.
@@ -142,6 +150,26 @@ func TestWalls(t *testing.T) {
 			if !slices.Contains(strings.Fields(walls[i].may), to) {
 				t.Errorf("%s: %s imports %s: %s", file, name, to, walls[i].why)
 			}
+		}
+	}
+}
+
+func TestHomes(t *testing.T) {
+	rooms, _, _ := house(t)
+	for _, h := range homes {
+		found := false
+		for name, r := range rooms {
+			for im, file := range r.imports {
+				if !strings.HasPrefix(im, h.library) {
+					continue
+				}
+				if found = true; name != h.room {
+					t.Errorf("%s imports %s, which lives in %s alone", file, im, h.room)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("nothing imports %s: it needs no home", h.library)
 		}
 	}
 }

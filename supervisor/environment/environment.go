@@ -32,6 +32,11 @@ type Manager struct {
 	Dir string // absolute; made if it is not there, readable by everyone
 	Log *slog.Logger
 
+	// Shared is a folder that another Manager filled, such as a volume; empty:
+	// there is none. Environments are taken from it then, and none is made: it
+	// is not written to.
+	Shared string
+
 	// Torch says where PyTorch comes from; empty: $MLAAS_TORCH, else "auto"
 	// where this machine has a GPU and "cpu" elsewhere. Those two are indexes of
 	// PyTorch's own, known to the installer. "pypi" means the configured
@@ -86,6 +91,9 @@ func (m *Manager) Prepare(ctx context.Context, env mlaas.Environment, lockText [
 	needs, err := requirements(env)
 	if err != nil {
 		return nil, err
+	}
+	if m.Shared != "" {
+		return m.given(ctx, env, needs, lockText)
 	}
 	for _, dir := range []string{"", "venv", "lock", "lib"} {
 		if err := m.folder(dir); err != nil {
