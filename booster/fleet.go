@@ -137,6 +137,9 @@ func (f *Fleet) follow(ctx context.Context, take func(string, *Reach), synced fu
 					}
 					continue
 				}
+				if spec.Kind == mlaas.ClusterLocal {
+					continue // another machine's own, which was drained once
+				}
 				take(name, &Reach{spec, key})
 			}
 		}
