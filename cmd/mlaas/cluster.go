@@ -269,9 +269,6 @@ platform with a token, which is written to --token-file.`,
 				c.done("%s is added; inside it, run   mlaas booster --cluster %s --gateway URL --cluster-token-file %s", name, name, tokenFile)
 				return c.show(k, []string{name}, silent)
 			}
-			if config, err := readKubeconfig(x.kubeconfig, x.context, x.exec); err == nil && config.Insecure() {
-				c.say("! the kubeconfig does not check who answers as %s: whoever is on the way can be the cluster", config.Server())
-			}
 			k, err = awaitCluster(ctx, cl, name, wait)
 			switch {
 			case err != nil:

@@ -61,12 +61,12 @@ func (x share) executor(dir, binary string, log *slog.Logger) (*local.Executor, 
 	}, nil
 }
 
-// newBooster is the booster of this machine, in whatever layout.
-func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.Driver, lines *series.Store, key []byte, socket string, log *slog.Logger) *booster.Booster {
+// newBooster is the booster of one cluster, in whatever layout.
+func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.Driver, lines *series.Store, key []byte, door string, log *slog.Logger) *booster.Booster {
 	return &booster.Booster{
 		DB: db, Blob: blobs, Series: lines, Key: key, Log: log,
-		Cluster: cluster, Executor: x, DoorURL: "unix://" + socket,
-		AllowLoopback: true, // who writes the rules owns this machine
+		Cluster: cluster, Executor: x, DoorURL: door,
+		AllowLoopback: true, // who writes the rules owns the platform
 		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
 			s, err := sealed(ctx, db, tenant, use)
 			if err != nil {

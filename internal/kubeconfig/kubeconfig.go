@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -174,6 +175,12 @@ func (c *Config) Check(exec bool) error {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
 		return mlaas.Invalid("kubeconfig", "the URL of an API server as cluster.server, such as https://10.0.0.5:6443", c.Server())
 	}
+	if host := u.Hostname(); u.Scheme == "http" && host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return mlaas.Invalid("kubeconfig", "https as cluster.server: whoever is on the way could read the credentials", c.Server())
+	}
+	if skip, _ := c.Clusters[0].Has["insecure-skip-tls-verify"].(bool); skip {
+		return mlaas.Invalid("kubeconfig", "certificate-authority-data: whoever is on the way could answer as the cluster", "insecure-skip-tls-verify")
+	}
 	for has, refs := range c.references() {
 		for _, r := range refs {
 			if file, _ := has[r.file].(string); file != "" {
@@ -204,20 +211,16 @@ func (c *Config) Check(exec bool) error {
 	token, _ := user["token"].(string)
 	name, _ := user["username"].(string)
 	switch {
+	case name != "":
+		return mlaas.Invalid("kubeconfig", "a token, a client certificate or exec: Kubernetes knows no passwords", "username")
 	case (cert == "") != (key == ""):
 		return mlaas.Invalid("kubeconfig", "client-certificate-data and client-key-data, both or neither", "one of them")
-	case cert == "" && token == "" && name == "":
+	case cert == "" && token == "":
 		return mlaas.Invalid("kubeconfig", "a user with a token, a client certificate or exec", fmt.Sprintf("%q without any", c.Users[0].Name))
 	case strings.ContainsAny(token, "\r\n"):
 		return mlaas.Invalid("kubeconfig", "a token of one line", "one with a line break")
 	}
 	return nil
-}
-
-// Insecure reports whether anybody may pretend to be the cluster.
-func (c *Config) Insecure() bool {
-	skip, _ := c.Clusters[0].Has["insecure-skip-tls-verify"].(bool)
-	return skip || strings.HasPrefix(c.Server(), "http://")
 }
 
 // Text is the kubeconfig as JSON, which is YAML too. Equal ones have equal texts.

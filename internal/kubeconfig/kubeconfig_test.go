@@ -69,7 +69,7 @@ func TestInline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(again.Text(), c.Text()) || again.Check(false) != nil || again.Server() != "https://10.0.0.5:6443" || again.Context() != "lab" || again.Insecure() {
+	if !bytes.Equal(again.Text(), c.Text()) || again.Check(false) != nil || again.Server() != "https://10.0.0.5:6443" || again.Context() != "lab" {
 		t.Errorf("read again it is\n%s", again.Text())
 	}
 	for _, want := range []string{`"token":"t0ken"`, `"tls-server-name":"kubernetes"`, `"namespace":"ml"`} {
@@ -112,6 +112,10 @@ func TestCheck(t *testing.T) {
 		{"a broken token", make(good, `{"token": "t0k\nen"}`), "", false, "one line"},
 		{"a program", make(good, `{"exec": {"command": "aws"}}`), "", false, "--allow-exec"},
 		{"a program that is allowed", make(good, `{"exec": {"command": "aws"}}`), "", true, ""},
+		{"in plain text", make(`{"server": "http://10.0.0.5"}`, token), "", false, "https"},
+		{"in plain text to this machine", make(`{"server": "http://127.0.0.1:1"}`, token), "", false, ""},
+		{"whoever answers", make(`{"server": "https://a", "insecure-skip-tls-verify": true}`, token), "", false, "certificate-authority-data"},
+		{"a password", make(good, `{"username": "u", "password": "t0k"}`), "", false, "no passwords"},
 		{"of the past", make(good, `{"auth-provider": {"name": "gcp"}}`), "", true, "auth-provider"},
 	}
 	for _, tt := range tests {
