@@ -62,6 +62,7 @@ type Management struct {
 	ready     *health.Prober
 	hub       hub
 	streams   streams
+	crowds    crowds
 	documents documents
 }
 
