@@ -63,6 +63,7 @@ type Management struct {
 	ready     *health.Prober
 	hub       hub
 	streams   streams
+	crowds    crowds
 	documents documents
 }
 
