@@ -5,11 +5,9 @@ package kubetest
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,77 +107,5 @@ func TestBinVariable(t *testing.T) {
 	t.Setenv(BinVariable, "-")
 	if err := Have(); !errors.Is(err, errUnwanted) {
 		t.Errorf("with -: %v", err)
-	}
-}
-
-// A relay that is cut keeps what was sent, and delivers it when it is whole; one
-// that is closed ends its connections.
-func TestRelay(t *testing.T) {
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	door, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := startRelay(door, func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", server.Addr().String())
-	})
-	defer r.close()
-	near, err := net.Dial("tcp", door.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer near.Close()
-	far, err := server.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer far.Close()
-	r.setCut(true)
-	if _, err := io.WriteString(near, "held"); err != nil {
-		t.Fatal(err)
-	}
-	arrived := make(chan string)
-	go func() {
-		text := make([]byte, 4)
-		_, err := io.ReadFull(far, text)
-		if err != nil {
-			text = []byte(err.Error())
-		}
-		arrived <- string(text)
-	}()
-	// What goes the other way and back, past the relay, takes longer than the relay would.
-	for range 100 {
-		c, err := net.Dial("tcp", server.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if accepted, err := server.Accept(); err == nil {
-			accepted.Close()
-		}
-		c.Close()
-	}
-	select {
-	case text := <-arrived:
-		t.Fatalf("%q went through", text)
-	default:
-	}
-	r.setCut(false)
-	if text := <-arrived; text != "held" {
-		t.Errorf("%q arrived", text)
-	}
-	if err := far.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("what ends on one side is read on the other as %v", err)
-	}
-	r.setCut(true)
-	r.close()
-	if _, err := far.Read(make([]byte, 1)); err == nil {
-		t.Error("a closed relay left a connection open")
 	}
 }
