@@ -711,7 +711,7 @@ func excluded(p *place) {
 	}
 	f := p.fence("worker-0")
 	s := p.Spec(p.T, f)
-	s.Exclude = []string{"another-" + c.Node}
+	s.Exclude = []string{"no-such-node"}
 	if c.Node != "" {
 		s.Exclude = append(s.Exclude, c.Node)
 		if err := e.Start(p.ctx, s); !errors.Is(err, mlaas.ErrInvalid) || !strings.Contains(err.Error(), c.Node) {

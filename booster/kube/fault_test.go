@@ -170,7 +170,7 @@ func TestFaults(t *testing.T) {
 		}
 		// Nobody says how it ended, and nobody will confirm that it is gone.
 		stopped := time.Now()
-		if n = news(t, e, f, "its loss", final); n.Status != mlaas.ReplicaLost || n.Reason != "node "+n.Node+" is lost: it does not answer" {
+		if n = news(t, e, f, "its loss", final); !n.NodeLost || n.Status != mlaas.ReplicaLost || n.Reason != "node "+n.Node+" is lost: it does not answer" {
 			t.Errorf("it is %s: %s", n.Status, n.Reason)
 		}
 		t.Logf("told after %s", time.Since(stopped).Round(time.Second))
@@ -179,6 +179,22 @@ func TestFaults(t *testing.T) {
 		}
 		if left := p.left(t, f); len(left) > 0 {
 			t.Errorf("left: %v", left)
+		}
+	})
+
+	t.Run("excluded nodes", func(t *testing.T) {
+		p := newPlace(c)
+		e := p.open(t)
+		f, s := fence("worker-0"), p.spec(fence("worker-0"))
+		s.Fence, s.Exclude = f, []string{c.Node(0), c.Node(1), c.Node(2)}
+		if err := e.Start(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		news(t, e, f, "its wait", func(n booster.News) bool {
+			return n.Status == mlaas.ReplicaPending && strings.HasSuffix(n.Reason, "it may not run on "+strings.Join(s.Exclude, ", "))
+		})
+		if err := e.Stop(t.Context(), f); err != nil {
+			t.Fatal(err)
 		}
 	})
 

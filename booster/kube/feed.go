@@ -56,6 +56,7 @@ type pod struct {
 	version uint64       // of the object; 0: it was not seen yet
 	news    booster.News // the last that was told
 	leaving string       // why it is being deleted, if it is and not by us
+	lost    bool         // because its node is gone
 	asked   bool         // by us
 	gone    chan struct{}
 }
@@ -258,7 +259,7 @@ func (f *feed) see(p *corev1.Pod) {
 	if p.DeletionTimestamp != nil && !known.asked {
 		known.leaving = "its pod was deleted by somebody else"
 		if d := condition(p, corev1.DisruptionTarget); d != nil {
-			known.leaving = disruption(p, d)
+			known.leaving, known.lost = disruption(p, d), nodeLost(d)
 		}
 	}
 	if known.asked {
@@ -291,7 +292,7 @@ func (f *feed) vanish(key string) {
 	case p.asked:
 		n.Status, n.Reason = mlaas.ReplicaStopped, "it was stopped"
 	default:
-		n.Status, n.Reason = mlaas.ReplicaLost, p.leaving
+		n.Status, n.Reason, n.NodeLost = mlaas.ReplicaLost, p.leaving, p.lost
 		if n.Reason == "" {
 			n.Reason = "its pod was deleted by somebody else"
 		}

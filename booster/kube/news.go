@@ -22,7 +22,7 @@ func look(f mlaas.Fence, p *corev1.Pod) booster.News {
 		ended(&n, p, c, disrupted)
 	case disrupted != nil && disrupted.Reason == "DeletionByTaintManager":
 		// Its kubelet is silent: nobody will say how it ended.
-		n.Status, n.Reason = mlaas.ReplicaLost, disruption(p, disrupted)
+		n.Status, n.Reason, n.NodeLost = mlaas.ReplicaLost, disruption(p, disrupted), true
 	case c != nil && c.State.Running != nil:
 		n.Status, n.Reason = mlaas.ReplicaReady, "its supervisor runs"
 		if p.DeletionTimestamp != nil {
@@ -37,6 +37,9 @@ func look(f mlaas.Fence, p *corev1.Pod) booster.News {
 			n.Reason = "the cluster has no place for it: " + plainly(s.Message)
 			if s.Reason == corev1.PodReasonSchedulingGated {
 				n.Reason = "the cluster holds it back: " + plainly(s.Message)
+			}
+			if not := excluded(p); len(not) > 0 {
+				n.Reason += "; it may not run on " + strings.Join(not, ", ")
 			}
 		}
 	default:
@@ -98,12 +101,12 @@ func ended(n *booster.News, p *corev1.Pod, c *corev1.ContainerStatus, disrupted 
 	case p.Status.Reason == "Evicted":
 		n.Reason = fmt.Sprintf("evicted from %s: %s", p.Spec.NodeName, plainly(p.Status.Message))
 	case disrupted != nil:
-		n.Reason = disruption(p, disrupted)
+		n.Reason, n.NodeLost = disruption(p, disrupted), nodeLost(disrupted)
 	case t != nil && (t.Reason == "StartError" || t.Reason == "ContainerCannotRun"):
 		n.Status, n.ExitCode = mlaas.ReplicaFailed, nil
 		n.Reason = "its container could not be started: " + plainly(t.Message)
 	case t != nil && t.Reason == "ContainerStatusUnknown":
-		n.Reason = fmt.Sprintf("%s does not know any more how it ended", p.Spec.NodeName)
+		n.Reason, n.NodeLost = fmt.Sprintf("%s does not know any more how it ended", p.Spec.NodeName), true // it was restarted
 	case t != nil && t.Signal != 0:
 		n.Reason = fmt.Sprintf("its supervisor was ended by signal %d", t.Signal)
 	case t != nil && t.ExitCode == 0 && p.DeletionTimestamp == nil:
@@ -137,6 +140,11 @@ func disruption(p *corev1.Pod, c *corev1.PodCondition) string {
 		return "ended by " + node + ": " + plainly(cmp.Or(p.Status.Message, c.Message))
 	}
 	return "ended by the cluster: " + plainly(cmp.Or(c.Message, c.Reason))
+}
+
+// nodeLost reports whether a pod ends because its node does.
+func nodeLost(c *corev1.PodCondition) bool {
+	return c.Reason == "DeletionByTaintManager" || c.Reason == "DeletionByPodGC" || c.Reason == "TerminationByKubelet" && strings.Contains(c.Message, "shutdown")
 }
 
 func condition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,8 @@ func TestLook(t *testing.T) {
 		{"new", nil, mlaas.ReplicaPending, "it waits for a place", -1, false},
 		{"no room", []func(*corev1.Pod){says(corev1.PodScheduled, "False", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu.")},
 			mlaas.ReplicaPending, "the cluster has no place for it: 0/3 nodes are available: 3 Insufficient cpu", -1, false},
+		{"no other node", []func(*corev1.Pod){says(corev1.PodScheduled, "False", "Unschedulable", "0/1 nodes are available."), func(p *corev1.Pod) { p.Spec.Affinity = elsewhere([]string{"n1", "n2"}) }},
+			mlaas.ReplicaPending, "the cluster has no place for it: 0/1 nodes are available; it may not run on n1, n2", -1, false},
 		{"held back", []func(*corev1.Pod){says(corev1.PodScheduled, "False", "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates")},
 			mlaas.ReplicaPending, "the cluster holds it back: Scheduling is blocked due to non-empty scheduling gates", -1, false},
 		{"being made", []func(*corev1.Pod){on, waits("ContainerCreating", "")}, mlaas.ReplicaPending, "its container is being made on n1", -1, false},
@@ -75,7 +78,7 @@ func TestLook(t *testing.T) {
 			mlaas.ReplicaLost, "preempted on n1: preempting to accommodate a higher priority pod", -1, false},
 		{"the node is silent", []func(*corev1.Pod){on, running, deleted, says(corev1.DisruptionTarget, "True", "DeletionByTaintManager", "")}, mlaas.ReplicaLost, "node n1 is lost: it does not answer", -1, false},
 		{"the node is gone", []func(*corev1.Pod){on, failed, says(corev1.DisruptionTarget, "True", "DeletionByPodGC", "")}, mlaas.ReplicaLost, "node n1 is lost: it is not part of the cluster any more", -1, false},
-		{"the node ends", []func(*corev1.Pod){on, failed, as("Terminated", "Pod was terminated in response to imminent node shutdown."), says(corev1.DisruptionTarget, "True", "TerminationByKubelet", "")},
+		{"the node ends", []func(*corev1.Pod){on, failed, as("Terminated", "Pod was terminated in response to imminent node shutdown."), says(corev1.DisruptionTarget, "True", "TerminationByKubelet", "Pod was terminated in response to imminent node shutdown.")},
 			mlaas.ReplicaLost, "ended by n1: Pod was terminated in response to imminent node shutdown", -1, false},
 		{"the node does not know", []func(*corev1.Pod){on, failed, over(137, "ContainerStatusUnknown")}, mlaas.ReplicaLost, "n1 does not know any more how it ended", -1, false},
 		{"the node refuses", []func(*corev1.Pod){on, failed, as("OutOfcpu", "Node didn't have enough resource: cpu")}, mlaas.ReplicaLost, "n1 did not take it: OutOfcpu Node didn't have enough resource: cpu", -1, false},
@@ -97,6 +100,10 @@ func TestLook(t *testing.T) {
 			code := -1
 			if n.ExitCode != nil {
 				code = *n.ExitCode
+			}
+			gone := slices.Contains([]string{"the node is silent", "the node is gone", "the node ends", "the node does not know"}, tt.name)
+			if n.NodeLost != gone {
+				t.Errorf("that its node is lost is %t", n.NodeLost)
 			}
 			if n.Fence != f || n.Status != tt.status || n.Reason != tt.reason || code != tt.code || n.OOM != tt.oom || n.Node != p.Spec.NodeName {
 				t.Errorf("it is %s: %q, exit code %d, out of memory %t\nwant %s: %q, %d, %t", n.Status, n.Reason, code, n.OOM, tt.status, tt.reason, tt.code, tt.oom)

@@ -233,6 +233,7 @@ func (s *shape) pod(r booster.Spec) (*corev1.Pod, error) {
 			},
 			NodeSelector:      merge(s.settings.NodeSelector, gpu.NodeSelector),
 			Tolerations:       s.tolerations(s.settings.Tolerations, gpu.Tolerations),
+			Affinity:          elsewhere(r.Exclude),
 			PriorityClassName: s.settings.PriorityClass,
 			Volumes:           volumes,
 			Containers: []corev1.Container{{
@@ -350,6 +351,33 @@ func (s *shape) tolerations(lists ...[]mlaas.KubeToleration) (out []corev1.Toler
 		out = append(out, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ref(s.silence)})
 	}
 	return out
+}
+
+// elsewhere keeps a replica from nodes by their names.
+func elsewhere(nodes []string) *corev1.Affinity {
+	if len(nodes) == 0 {
+		return nil
+	}
+	var not []corev1.NodeSelectorRequirement
+	for _, name := range nodes { // one for each: the API takes no list here
+		not = append(not, corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpNotIn, Values: []string{name}})
+	}
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: not}},
+	}}}
+}
+
+// excluded is the reverse of elsewhere.
+func excluded(p *corev1.Pod) (nodes []string) {
+	if p.Spec.Affinity == nil || p.Spec.Affinity.NodeAffinity == nil || p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	for _, term := range p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, r := range term.MatchFields {
+			nodes = append(nodes, r.Values...)
+		}
+	}
+	return nodes
 }
 
 func merge(all ...map[string]string) (out map[string]string) {

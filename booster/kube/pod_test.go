@@ -54,7 +54,7 @@ func TestPods(t *testing.T) {
 		}},
 		{name: "volumes", init: true, spec: func() booster.Spec {
 			s := spec(mlaas.Worker, 1234, some, some)
-			s.Fence.Tenant, s.Environment.Packages = "vision", []string{"einops"}
+			s.Fence.Tenant, s.Environment.Packages, s.Exclude = "vision", []string{"einops"}, []string{"n1", "n2"}
 			return s
 		}, settings: func(s *mlaas.KubeSettings) {
 			s.Namespace = "training"

@@ -64,35 +64,31 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 	if err != nil {
 		return c, err
 	}
-	usable := map[string]bool{}
+	usable := map[string][]string{} // by node: the kinds of its GPUs
 	kinds := map[string]int{}
 	for i := range nodes {
 		n := &nodes[i]
 		if !e.takes(n) {
 			continue
 		}
-		usable[n.Name] = true
+		usable[n.Name] = nil
 		c.Total.CPU += mlaas.MilliCPU(n.Status.Allocatable.Cpu().MilliValue())
 		c.Total.Memory += mlaas.Bytes(n.Status.Allocatable.Memory().Value())
 		for kind, g := range e.shape.gpus() {
 			if q, ok := n.Status.Allocatable[corev1.ResourceName(g.Resource)]; ok && selects(g.NodeSelector, n.Labels) {
 				kinds[kind] += int(q.Value())
+				usable[n.Name] = append(usable[n.Name], kind)
 			}
-		}
-	}
-	if len(usable) == 1 {
-		for name := range usable {
-			c.Node = name
 		}
 	}
 	var others mlaas.Resources
 	if err := e.others(ctx, func(p *corev1.Pod) {
-		if usable[p.Spec.NodeName] {
+		if its, ok := usable[p.Spec.NodeName]; ok {
 			cpu, memory, gpus := requests(p)
 			others.CPU += mlaas.MilliCPU(cpu)
 			others.Memory += mlaas.Bytes(memory)
-			for kind, g := range e.shape.gpus() {
-				kinds[kind] -= int(gpus[g.Resource])
+			for _, kind := range its {
+				kinds[kind] -= int(gpus[e.shape.gpus()[kind].Resource])
 			}
 		}
 	}); apierrors.IsForbidden(err) {
