@@ -59,6 +59,7 @@ var walls = []struct{ room, may, why string }{
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/kube", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/scripted", ". booster", "a driver knows its interface"},
+	{"booster/remote", ". booster", "a driver knows its interface; what replicas say it carries, and does not read"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
 	{"supervisor", ". blob supervisor/environment supervisor/source", "it speaks to its door, not to the platform"},
 	{"supervisor/source", ". blob internal/bucket", "it fills folders; who asks is not its business"},
