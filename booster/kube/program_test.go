@@ -286,7 +286,7 @@ print("user", os.getuid())
 		// Whoever is left to say so: the supervisor, or the kubelet where the
 		// kernel ends all of a container.
 		var killed booster.News
-		go e.Watch(t.Context(), d.watch(&killed)) //nolint:errcheck // it ends with the test
+		go e.Watch(t.Context(), d.watch(&killed)) // it ends with the test
 		why := ""
 		d.until(f, "its end", func(p mlaas.Phase, _ string) bool {
 			d.mu.Lock()
