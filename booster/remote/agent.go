@@ -332,7 +332,7 @@ func watch(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
 	for {
 		if err := control.Flush(); err != nil {
 			cancel()
-			_ = <-ended // it was told to end
+			<-ended //nolint:errcheck // it was told to end
 			return nil
 		}
 		select {
@@ -340,7 +340,7 @@ func watch(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
 			for more := true; more; { // a burst is one write
 				if err := out.Encode(told{News: &n}); err != nil {
 					cancel()
-					_ = <-ended // it was told to end
+					<-ended //nolint:errcheck // it was told to end
 					return nil
 				}
 				select {
