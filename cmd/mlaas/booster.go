@@ -96,7 +96,11 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 		return err
 	}
 	defer x.Close()
-	lines := &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: db, Shard: localCluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log}
+	segment, err := m.give.segmentBytes()
+	if err != nil {
+		return err
+	}
+	lines := &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: db, Shard: localCluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log, SegmentBytes: segment}
 	if err := lines.Open(); err != nil {
 		return err
 	}

@@ -101,6 +101,7 @@ func (s *Stage) open(ctx context.Context) (err error) {
 	}
 	s.platform, err = layout.Start(ctx, layout.Options{Kind: s.Kind, Binary: s.Binary, S3: s.S3, Dir: data,
 		Blobs: filepath.Join(s.dir, "s3"), Log: &s.log, Net: s.net, Env: []string{"TMPDIR=" + temporary},
+		Args:  []string{"--segment", "16KiB"}, // so that what runs say is sealed all the time
 		Proxy: s.Kind == layout.Three, Failover: s.Kind == layout.TwoOfEach})
 	if err != nil {
 		return err
@@ -268,6 +269,9 @@ func (s *Stage) load(ctx context.Context, fault string, tally *Tally) (*Load, er
 		return nil, err
 	}
 	load := &Load{api: s.api, ledger: s.ledger, tally: tally, name: name, fault: fault, witness: s.witness.Address, registers: registers}
+	if s.Kind != layout.One {
+		load.blobs = s.platform.Blobs
+	}
 	load.start(ctx, s.Random)
 	return load, nil
 }
