@@ -70,7 +70,8 @@ func (t *torture) whole() bool {
 
 // faults are all of them, in the order in which they come.
 func (t *torture) faults() []Fault {
-	var all []Fault
+	// First: with little there yet, the processes come to their points soon.
+	all := []Fault{&Points{Source: t.points}}
 	for _, kind := range []string{"platform", "management", "contractor", "booster", "store", "replica", "blob"} {
 		all = append(all, &Kill{Kind: kind}, &Pause{Kind: kind})
 		if slices.Contains([]string{"platform", "management", "contractor", "booster"}, kind) {
@@ -79,7 +80,7 @@ func (t *torture) faults() []Fault {
 	}
 	all = append(all, KillAll{}, PowerLoss{}, DiskFull{}, &SyncFails{})
 	all = append(append(all, bads()...), partitions()...)
-	return append(all, &Failover{}, &Disorder{}, &Flip{Copies: t.copies()}, &Points{Source: t.points})
+	return append(all, &Failover{}, &Disorder{}, &Flip{Copies: t.copies()})
 }
 
 // copies is how many bits are flipped, each in a copy of its own.

@@ -40,6 +40,8 @@ type Stage struct {
 	began    time.Time
 	trace    []string // what was done, in words
 	rows     []*Row
+	last     string            // the fault before this one: its runs may not be over
+	full     map[string]bool   // faults whose runs may have met a disk without room
 	cannot   map[string]string // faults that this machine cannot do, and why
 	points   map[string]int    // failpoints that were crashed at, and how often
 }
@@ -66,7 +68,7 @@ const (
 // open starts everything.
 func (s *Stage) open(ctx context.Context) (err error) {
 	s.began, s.cannot = time.Now(), map[string]string{}
-	s.points = map[string]int{}
+	s.points, s.full = map[string]int{}, map[string]bool{}
 	if s.dir, err = os.MkdirTemp("", "mlaas-torture-"); err != nil {
 		return err
 	}
@@ -182,6 +184,10 @@ type (
 func (s *Stage) suffer(ctx context.Context, f Fault) error {
 	row := s.row(f.Name())
 	row.Times++
+	if _, ok := f.(DiskFull); ok {
+		s.full[f.Name()], s.full[s.last] = true, true
+	}
+	s.last = f.Name()
 	tally := new(Tally)
 	defer row.Tally.add(tally)
 	from := s.ledger.len()
@@ -316,7 +322,7 @@ func (s *Stage) compare(ctx context.Context, entries []Entry, tally *Tally) {
 	for _, twice := range s.ledger.answeredTwice() {
 		tally.duplicated("%s", twice)
 	}
-	(&Check{api: s.api, tally: tally}).all(ctx, entries)
+	(&Check{api: s.api, tally: tally, full: s.full}).all(ctx, entries)
 }
 
 // reckon compares what was acknowledged during each fault, where that was put
@@ -333,7 +339,7 @@ func (s *Stage) reckon(ctx context.Context) {
 			}
 		}
 		if len(entries) > 0 {
-			(&Check{api: s.api, tally: &r.Tally}).all(ctx, entries)
+			(&Check{api: s.api, tally: &r.Tally, full: s.full}).all(ctx, entries)
 		}
 	}
 }
