@@ -37,7 +37,7 @@ func (*Points) Fits(s *Stage) error {
 // Where several may do what one alone must, it is some seconds after a crash
 // until one does.
 const (
-	pointsListen   = 8 * time.Second
+	pointsListen   = 15 * time.Second
 	pointsPatience = 12 * time.Second
 	leaseTime      = 14 * time.Second
 )
