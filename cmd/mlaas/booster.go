@@ -178,7 +178,11 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Han
 // lines opens the shard of a cluster, which the other services read here until
 // it is closed.
 func (m *machine) lines(cluster string, t *lease.Tenure, log *slog.Logger) (s *series.Store, run func(context.Context) error, close func(), err error) {
-	s = &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: t.Over(), Shard: cluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log}
+	segment, err := m.give.segmentBytes()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s = &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: t.Over(), Shard: cluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log, SegmentBytes: segment}
 	if err := s.Open(); err != nil {
 		return nil, nil, nil, err
 	}
