@@ -1,19 +1,37 @@
 package mlaas
 
-import "time"
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
 
 // A ClusterSpec is a place to run replicas, as an administrator wants it.
-// Management alone writes it; how it is reached is a [ClusterKey] of its own,
-// which nobody may read.
+// Management alone writes it, and the booster that has emptied a cluster which
+// is to go removes it; how it is reached is a [ClusterKey] of its own, which
+// nobody may read.
 type ClusterSpec struct {
-	Name    string        `json:"name"`
-	Kind    string        `json:"kind"` // kubernetes: booster reaches its API server; remote: a booster inside it calls a gateway
-	Wanted  string        `json:"wanted"`
-	Door    string        `json:"door"` // URL by which its replicas reach the door: MLAAS_DOOR of each
-	Kube    *KubeSettings `json:"kube,omitempty"`
-	Created time.Time     `json:"created"`
-	Changed time.Time     `json:"changed"`
+	Name     string        `json:"name"`
+	Kind     string        `json:"kind"` // kubernetes: booster reaches its API server; remote: a booster inside it calls a gateway; local: this machine, which has a spec only once it was drained
+	Wanted   string        `json:"wanted"`
+	Door     string        `json:"door,omitempty"`   // URL by which its replicas reach the door: MLAAS_DOOR of each; a remote one has its own
+	Server   string        `json:"server,omitempty"` // URL of its API server, for people
+	Kube     *KubeSettings `json:"kube,omitempty"`
+	Declared bool          `json:"declared,omitempty"` // a file of clusters has it, and it is changed there
+	Created  time.Time     `json:"created"`
+	Changed  time.Time     `json:"changed"` // when how it is reached, or what it lends, was changed last: who serves it connects anew
 }
+
+// The kinds of clusters.
+const (
+	ClusterKubernetes = "kubernetes"
+	ClusterRemote     = "remote"
+	ClusterLocal      = "local"
+)
 
 // What is wanted of a cluster.
 const (
@@ -22,12 +40,16 @@ const (
 	ClusterGone  = "gone"  // what runs there moves elsewhere, and then it is forgotten
 )
 
-// A ClusterKey is how a cluster is reached, sealed. Management alone writes it.
+// A ClusterKey is how a cluster is reached, sealed. Management alone writes it,
+// and who removes the spec removes it too.
 type ClusterKey struct {
 	Cluster string    `json:"cluster"`
 	Sealed  []byte    `json:"sealed"` // kubernetes: a kubeconfig with everything in it; remote: the digest of its token
 	Created time.Time `json:"created"`
 }
+
+// About is what the key is sealed for: it opens no other cluster.
+func (k ClusterKey) About() string { return "cluster/" + k.Cluster }
 
 // KubeSettings are what a Kubernetes cluster lends to replicas, and how. The
 // zero value works where nodes can pull images and have no GPU.
@@ -102,4 +124,142 @@ type Cluster struct {
 	Reason   string    `json:"reason"` // why it is down, or what it cannot enforce
 	Limits   []string  `json:"limits"` // what is not isolated or enforced here, a sentence each
 	Heard    time.Time `json:"heard"`
+	Of       time.Time `json:"of,omitzero"` // what it says is of the spec as it was changed then
+}
+
+// Check reports what of the spec is wrong: a [FieldError] each.
+func (c ClusterSpec) Check() error {
+	if err := CheckName("name", c.Name); err != nil {
+		return err
+	}
+	if !slices.Contains([]string{ClusterServe, ClusterDrain, ClusterGone}, c.Wanted) {
+		return Invalid("wanted", `"serve", "drain" or "gone"`, c.Wanted)
+	}
+	switch c.Kind {
+	case ClusterKubernetes:
+		if err := checkDoor(c.Door); err != nil {
+			return err
+		}
+		if c.Kube == nil {
+			return Invalid("kube.supervisor", "the image that has the mlaas binary at /mlaas", "")
+		}
+	case ClusterRemote:
+		if c.Door != "" {
+			return Invalid("door", "nothing: the booster inside a remote cluster is the door there", c.Door)
+		}
+	case ClusterLocal:
+		if c.Door != "" || c.Kube != nil {
+			return Invalid("door", "nothing: replicas of this machine need no address", c.Door)
+		}
+	default:
+		return Invalid("kind", `"kubernetes" or "remote"`, c.Kind)
+	}
+	if c.Kube == nil {
+		return nil
+	}
+	return c.Kube.Check()
+}
+
+func checkDoor(door string) error {
+	u, err := url.Parse(door)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return Invalid("door", "the URL by which replicas in the cluster reach the booster, such as https://booster.example.org/cluster/NAME", door)
+	}
+	return nil
+}
+
+// What Kubernetes takes for the names of things.
+var (
+	kubeLabel    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	kubeName     = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)
+	kubeResource = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
+)
+
+// Check reports what of the settings is wrong: a [FieldError] that begins with
+// "kube.".
+func (k KubeSettings) Check() error {
+	if k.Namespace != "" && !kubeLabel.MatchString(k.Namespace) {
+		return Invalid("kube.namespace", "a name of Kubernetes: 1 to 63 of a-z, 0-9 and '-'", k.Namespace)
+	}
+	if err := checkImage("kube.supervisor", k.Supervisor); err != nil {
+		return err
+	}
+	for name, image := range k.Images {
+		if err := checkImage("kube.images."+name, image); err != nil {
+			return err
+		}
+	}
+	if k.Environments != nil {
+		if err := k.Environments.check("kube.environments"); err != nil {
+			return err
+		}
+	}
+	for i, v := range k.Volumes {
+		if err := v.check(fmt.Sprintf("kube.volumes[%d]", i)); err != nil {
+			return err
+		}
+	}
+	for kind, g := range k.GPU {
+		at := "kube.gpu." + kind
+		if !kubeResource.MatchString(g.Resource) {
+			return Invalid(at+".resource", `the name of a resource of nodes, such as "nvidia.com/gpu"`, g.Resource)
+		}
+		if g.RuntimeClass != "" && !kubeName.MatchString(g.RuntimeClass) {
+			return Invalid(at+".runtimeClass", "a name of Kubernetes", g.RuntimeClass)
+		}
+		if err := checkTolerations(at+".tolerations", g.Tolerations); err != nil {
+			return err
+		}
+	}
+	for i, name := range k.ImagePullSecrets {
+		if !kubeName.MatchString(name) {
+			return Invalid(fmt.Sprintf("kube.imagePullSecrets[%d]", i), "the name of a secret in the namespace", name)
+		}
+	}
+	if k.PriorityClass != "" && !kubeName.MatchString(k.PriorityClass) {
+		return Invalid("kube.priorityClass", "a name of Kubernetes", k.PriorityClass)
+	}
+	if k.Quota.CPU < 0 || k.Quota.Memory < 0 || k.Quota.GPU.Count < 0 {
+		return Invalid("kube.quota", "amounts of at least 0", k.Quota)
+	}
+	if !slices.Contains([]string{"", "image", "init"}, k.Copy) {
+		return Invalid("kube.copy", `"image", "init" or nothing`, k.Copy)
+	}
+	return checkTolerations("kube.tolerations", k.Tolerations)
+}
+
+func checkImage(field, image string) error {
+	if image == "" || len(image) > 512 || strings.ContainsFunc(image, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return Invalid(field, "the name of an image, such as registry.example.org/mlaas@sha256:...", image)
+	}
+	return nil
+}
+
+func (v KubeVolume) check(field string) error {
+	if !kubeName.MatchString(v.Claim) {
+		return Invalid(field+".claim", "the name of a PersistentVolumeClaim in the namespace", v.Claim)
+	}
+	if !path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path || v.Path == "/" {
+		return Invalid(field+".path", "a clean absolute path, such as /data", v.Path)
+	}
+	if v.SubPath != "" && (path.IsAbs(v.SubPath) || slices.Contains(strings.Split(v.SubPath, "/"), "..")) {
+		return Invalid(field+".subPath", "a path within the volume", v.SubPath)
+	}
+	return nil
+}
+
+func checkTolerations(field string, all []KubeToleration) error {
+	for i, t := range all {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if !slices.Contains([]string{"", "Exists", "Equal"}, t.Operator) {
+			return Invalid(at+".operator", `"Exists" or "Equal"`, t.Operator)
+		}
+		if t.Operator == "Exists" && t.Value != "" {
+			return Invalid(at+".value", "nothing beside the operator Exists", t.Value)
+		}
+		if !slices.Contains([]string{"", "NoSchedule", "PreferNoSchedule", "NoExecute"}, t.Effect) {
+			return Invalid(at+".effect", `"NoSchedule", "PreferNoSchedule" or "NoExecute"`, t.Effect)
+		}
+	}
+	return nil
 }

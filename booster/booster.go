@@ -41,9 +41,10 @@ type Booster struct {
 	Blob   blob.Driver
 	Series Series
 
-	Cluster  string   // its name
-	Executor Executor // what runs its replicas
-	DoorURL  string   // where the door is, as seen from them
+	Cluster  string    // its name
+	Of       time.Time // when the spec by which it is served was changed last; zero: it has none
+	Executor Executor  // what runs its replicas
+	DoorURL  string    // where the door is, as seen from them
 
 	Key []byte // signs job tokens
 
@@ -76,6 +77,8 @@ type Booster struct {
 	monitor *Monitor
 	inform  informer
 	others  neighbours
+	leaving departure
+	writing chan struct{} // has one in it while the cluster's record is written
 	hooks   *http.Client
 }
 
@@ -120,7 +123,7 @@ func (b *Booster) init() {
 			b.MaxBlob = 1 << 40
 		}
 		b.begun = make(chan struct{})
-		b.poke = make(chan struct{}, 1)
+		b.poke, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
 		b.place = newPlace(b.Cluster, b.Executor)
 		b.inform.cells, b.inform.sights = map[mlaas.Fence]*cell{}, map[sight]time.Time{}
 		b.hooks = b.webhooks()
@@ -160,6 +163,7 @@ func (b *Booster) Run(ctx context.Context) error {
 	work.Go(func() error { return b.monitor.fenceOff(ctx) })
 	work.Go(func() error { return b.follow(ctx) })
 	work.Go(func() error { return b.others.watch(ctx, b.DB, b.Log) })
+	work.Go(func() error { return b.leaving.watch(ctx, b) })
 	err := work.Wait()
 	b.tasks.close()
 	return err

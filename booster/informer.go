@@ -274,7 +274,7 @@ func hard(r mlaas.Replica) []byte {
 
 func same(a, b mlaas.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
-		a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
+		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
 }
 
 // move brings r to a status, if that is forward, with an entry in its history.

@@ -193,6 +193,11 @@ func (b *Booster) measure(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	b.writing <- struct{}{}
+	defer func() { <-b.writing }()
+	if b.leaving.over.Load() {
+		return
+	}
 	records := store.Clusters(b.DB)
 	for {
 		old, rev, err := records.Get(ctx, "", p.name)
@@ -201,7 +206,7 @@ func (b *Booster) measure(ctx context.Context) {
 			return
 		}
 		c := old
-		c.Name, c.Kind, c.Up, c.Reason = p.name, p.name, up, alone+fault
+		c.Name, c.Kind, c.Up, c.Reason, c.Of = p.name, p.name, up, alone+fault, b.Of
 		if k, ok := p.Executor.(interface{ Kind() string }); ok {
 			c.Kind = k.Kind()
 		}

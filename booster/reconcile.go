@@ -34,6 +34,10 @@ func (b *Booster) reconcile(ctx context.Context) error {
 				failed.Store(true)
 				b.Log.Error("compare the cluster with the records", "cluster", b.Cluster, "error", err)
 			}
+			if err := b.depart(ctx); err != nil && ctx.Err() == nil {
+				failed.Store(true)
+				b.Log.Error("remove a cluster", "cluster", b.Cluster, "error", err)
+			}
 			return nil
 		})
 		for _, c := range b.monitor.all() {

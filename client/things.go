@@ -111,11 +111,62 @@ func (c *Client) Clusters(ctx context.Context) iter.Seq2[Cluster, error] {
 	return each[Cluster](ctx, c, "/api/cluster", nil)
 }
 
-// A Cluster is a place to run replicas, and what of it is promised.
+// A Cluster is a place to run replicas: what is wanted of it, how it does, and
+// what of it is promised.
 type Cluster struct {
 	mlaas.Cluster
-	Used mlaas.Resources `json:"used"`
-	Runs int             `json:"runs"`
+	Wanted   string              `json:"wanted"`
+	Door     string              `json:"door,omitempty"`
+	Server   string              `json:"server,omitempty"`
+	Kube     *mlaas.KubeSettings `json:"kube,omitempty"`
+	Declared bool                `json:"declared,omitempty"`
+	Created  *time.Time          `json:"created,omitempty"`
+	Changed  *time.Time          `json:"changed,omitempty"`
+	Used     mlaas.Resources     `json:"used"`
+	Runs     int                 `json:"runs"`
+}
+
+// Current reports whether what it says of itself is of how it is reached now.
+func (c Cluster) Current() bool { return c.Changed == nil || !c.Of.Before(*c.Changed) }
+
+// A ClusterAsk is a cluster to be added, or what is to be changed of one.
+type ClusterAsk struct {
+	Name       string `json:"name,omitempty"`
+	Kind       string `json:"kind,omitempty"`
+	Wanted     string `json:"wanted,omitempty"`
+	Door       string `json:"door,omitempty"`
+	Kube       any    `json:"kube,omitempty"` // *mlaas.KubeSettings, or a patch of them
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	Context    string `json:"context,omitempty"`
+}
+
+// Cluster reads one place to run replicas.
+func (c *Client) Cluster(ctx context.Context, name string) (k Cluster, err error) {
+	return k, c.Do(ctx, Request{Method: http.MethodGet, Path: path("cluster", name)}, &k)
+}
+
+// AddCluster adds a place to run replicas.
+func (c *Client) AddCluster(ctx context.Context, ask ClusterAsk) (k Cluster, err error) {
+	return k, c.Do(ctx, Request{Method: http.MethodPost, Path: "/api/cluster", JSON: ask}, &k)
+}
+
+// EditCluster changes what ask has of a cluster.
+func (c *Client) EditCluster(ctx context.Context, name string, ask ClusterAsk) (k Cluster, err error) {
+	return k, c.Do(ctx, Request{Method: http.MethodPatch, Path: path("cluster", name), JSON: ask}, &k)
+}
+
+// RemoveCluster says that a cluster is to go.
+func (c *Client) RemoveCluster(ctx context.Context, name string) (k Cluster, err error) {
+	return k, c.Do(ctx, Request{Method: http.MethodDelete, Path: path("cluster", name)}, &k)
+}
+
+// ClusterToken makes the token of a remote cluster; the one before ends.
+func (c *Client) ClusterToken(ctx context.Context, name string) (string, error) {
+	var out struct {
+		Token string `json:"token"`
+	}
+	err := c.Do(ctx, Request{Method: http.MethodPost, Path: path("cluster", name) + "/token"}, &out)
+	return out.Token, err
 }
 
 // Environments are those that were resolved, and what there is to choose from.

@@ -51,6 +51,8 @@ type waiting struct {
 // room is what a cluster has, as far as a pass has come.
 type room struct {
 	cluster mlaas.Cluster
+	wanted  string    // of it
+	spec    store.Row // that this is so
 	ledger  mlaas.Ledger
 	rev     int64
 	free    mlaas.Resources // of nobody
@@ -119,7 +121,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		}
 		d := elect(w, rooms)
 		switch {
-		case d.never != "":
+		case d.never != "" && w.state.Epoch == 0: // one that ran may wait for a cluster as large as it had
 			err = c.refuse(ctx, w, d.never)
 		case d.place != nil:
 			err = c.place(ctx, w, d)
@@ -163,9 +165,19 @@ func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
 	if err != nil {
 		return nil, err
 	}
+	specs := store.ClusterSpecs(c.DB)
+	found, err := specs.All(ctx, store.Query{})
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]store.Found[mlaas.ClusterSpec]{}
+	for _, f := range found {
+		wanted[f.Value.Name] = f
+	}
 	var all []*room
 	for _, f := range clusters {
-		r := &room{cluster: f.Value}
+		spec := wanted[f.Value.Name] // none: it is served for as long as it is there
+		r := &room{cluster: f.Value, wanted: cmp.Or(spec.Value.Wanted, mlaas.ClusterServe), spec: specs.At("", f.Value.Name, spec.Rev)}
 		r.ledger, r.rev, err = store.Ledgers(c.DB).Get(ctx, "", f.Value.Name)
 		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
 			return nil, err
@@ -193,7 +205,7 @@ type decision struct {
 	place   *room           // it starts here; nil: it waits
 	could   []*room         // it waits for room in one of these
 	never   string          // it can never start, because
-	down    *room           // it could start here, if the cluster were up
+	down    *room           // it could start here, if the cluster were up and lent anything
 	workers int             // how many it is given, at most what it asks for
 	ask     mlaas.Resources // what it needs then
 }
@@ -233,8 +245,10 @@ func decide(spec mlaas.JobSpec, rooms []*room) decision {
 		n, ok := most(spec, r.cluster.Capacity)
 		switch {
 		case !ok:
-		case !r.cluster.Up:
-			d.down = r
+		case !r.cluster.Up || r.wanted != mlaas.ClusterServe:
+			if d.down == nil || d.down.wanted != mlaas.ClusterServe {
+				d.down = r
+			}
 		case n > best:
 			best, d.could = n, []*room{r}
 		case n == best:
@@ -343,7 +357,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err err
 	failpoint.Hit("contractor.place.before")
 	err = c.DB.Commit(ctx, queue.Traced(store.Batch{
 		Put:   []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Check: as,
+		Check: append(as, d.place.spec),
 		Tell:  []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
 	}, trace.Of(ctx)))
 	if err != nil {
@@ -485,8 +499,15 @@ func (c *Contractor) waits(ctx context.Context, w *waiting, d decision, position
 		head += fmt.Sprintf(" (attempt %d, because %s)", n+1, w.state.Attempts[n-1].Reason)
 	}
 	if len(d.could) == 0 {
-		if d.down == nil {
+		switch {
+		case d.never != "":
+			return head + ": " + d.never, nil
+		case d.down == nil:
 			return head + ": no cluster is connected", nil
+		case d.down.wanted == mlaas.ClusterDrain:
+			return fmt.Sprintf("%s: cluster %s, which could hold it, is drained: `mlaas cluster resume %s` ends that", head, d.down.cluster.Name, d.down.cluster.Name), nil
+		case d.down.wanted == mlaas.ClusterGone:
+			return fmt.Sprintf("%s: cluster %s, which could hold it, is being removed", head, d.down.cluster.Name), nil
 		}
 		return head + ": " + say(fmt.Sprintf("cluster %s, which could hold it, is down", d.down.cluster.Name), d.down.cluster.Reason), nil
 	}

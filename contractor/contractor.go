@@ -42,7 +42,8 @@ type Contractor struct {
 	Counts *Counts      // what it did; nil: nobody asks
 	Trace  trace.Tracer // nil: nobody watches
 
-	uncounted Counts // where nobody asks
+	uncounted Counts          // where nobody asks
+	going     map[string]bool // the clusters that are to be removed; of the keeper alone
 }
 
 // Counts are what a contractor did.
@@ -114,7 +115,7 @@ func (c *Contractor) Run(ctx context.Context) error {
 // keep is the work of the one contractor that holds the lease. What it commits
 // checks that it still does.
 func (c *Contractor) keep(ctx context.Context, t *lease.Tenure) error {
-	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log, Counts: c.counts(), Trace: c.Trace}
+	holder := &Contractor{DB: t.Over(), Now: c.Now, Log: c.Log, Counts: c.counts(), Trace: c.Trace, going: map[string]bool{}}
 	k := &keeper{c: holder, next: map[key]time.Time{}}
 	k.run(ctx)
 	return ctx.Err()
@@ -162,6 +163,8 @@ type keeper struct {
 	next map[key]time.Time
 	line line
 
+	leave bool // a cluster is to be removed, of which that was not known
+
 	seen  store.Key    // how far the search for runs that nobody heard of has come
 	heard map[key]bool // runs that have a state, which they keep
 }
@@ -202,6 +205,10 @@ func (k *keeper) run(ctx context.Context) {
 			regular.Reset(lookAgain)
 			admit = true
 		}
+		if k.leave {
+			k.leave = false
+			regular.Reset(0) // what runs there moves
+		}
 		if !admit {
 			continue
 		}
@@ -215,7 +222,7 @@ func (k *keeper) run(ctx context.Context) {
 // each time the store loses the thread.
 func (k *keeper) watch(ctx context.Context, changes chan<- store.Change) {
 	for {
-		err := k.c.DB.Watch(ctx, 0, []string{"runstate", "ledger", "cluster"}, changes)
+		err := k.c.DB.Watch(ctx, 0, []string{"runstate", "ledger", "cluster", "clusterspec"}, changes)
 		if ctx.Err() != nil {
 			return
 		}
@@ -236,6 +243,10 @@ func (k *keeper) note(change store.Change) (admit bool) {
 	if change.Synced {
 		return true
 	}
+	if row.Key.Kind == "clusterspec" {
+		k.wanted(change)
+		return true
+	}
 	if row.Key.Kind != "runstate" {
 		return true
 	}
@@ -251,6 +262,25 @@ func (k *keeper) note(change store.Change) (admit bool) {
 	}
 	k.next[at] = state.Next
 	return state.State == mlaas.Queued
+}
+
+// wanted remembers which clusters are to be removed.
+func (k *keeper) wanted(change store.Change) {
+	name := change.Row.Key.ID
+	if change.Deleted {
+		delete(k.c.going, name)
+		return
+	}
+	spec, err := store.ClusterSpecs(k.c.DB).Decode(change.Row)
+	if err != nil {
+		k.c.log().Error("read what is wanted of a cluster", "cluster", name, "error", err)
+		return
+	}
+	if spec.Wanted != mlaas.ClusterGone {
+		delete(k.c.going, name)
+	} else if !k.c.going[name] {
+		k.c.going[name], k.leave = true, true
+	}
 }
 
 // until is how long nothing is due.

@@ -139,6 +139,9 @@ func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
 		if s, ok := l.fault(); ok {
 			return s, nil
 		}
+		if l.c.going[st.Allocation.Cluster] {
+			return sight{event: jobengine.ClusterGoes, why: fmt.Sprintf("cluster %s is being removed", st.Allocation.Cluster)}, nil
+		}
 		if s, ok := l.rule(fired); ok {
 			return s, nil
 		}
@@ -654,6 +657,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 			st.Restarts.Infrastructure++
 		case s.rule != nil && s.rule.size > 0:
 			st.Restarts.Resize++
+		case r.On == jobengine.ClusterGoes: // nothing failed: it costs no restart
 		default:
 			st.Restarts.User++
 		}

@@ -45,6 +45,7 @@ type Management struct {
 	Sweep     func(context.Context) ([]string, error) // removes what the machine keeps unused; nil: nothing
 
 	Catalogue []Framework // what environment.framework may be; empty: anything
+	AllowExec bool        // a kubeconfig may name a program that finds credentials: booster runs it
 
 	// Info says what only the machine knows, for GET /api/status; nil: nothing.
 	Info func(context.Context) (Info, error)
@@ -62,6 +63,7 @@ type Management struct {
 	ready     *health.Prober
 	hub       hub
 	streams   streams
+	crowds    crowds
 	documents documents
 }
 

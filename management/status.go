@@ -2,7 +2,6 @@ package management
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -13,50 +12,6 @@ import (
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/store"
 )
-
-// A ClusterView is a place to run replicas, and what of it is promised.
-type ClusterView struct {
-	mlaas.Cluster
-	Used mlaas.Resources `json:"used" doc:"What is promised to runs"`
-	Free mlaas.Resources `json:"free"`
-	Runs int             `json:"runs" doc:"How many runs it is promised to"`
-}
-
-func (m *Management) viewOfCluster(ctx context.Context, c mlaas.Cluster) (ClusterView, error) {
-	c.Limits = some(c.Limits)
-	l, _, err := store.Ledgers(m.DB).Get(ctx, "", c.Name)
-	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
-		return ClusterView{}, err
-	}
-	free := c.Capacity.Minus(l.Used())
-	free.CPU, free.Memory, free.GPU.Count = max(free.CPU, 0), max(free.Memory, 0), max(free.GPU.Count, 0)
-	return ClusterView{c, l.Used(), free, len(l.Grants)}, nil
-}
-
-type clustersIn struct{ Paging }
-
-func (m *Management) listClusters(ctx context.Context, in *clustersIn) (*Answer[List[ClusterView]], error) {
-	return pageOf(ctx, store.Clusters(m.DB), store.Query{}, in.Paging, func(f store.Found[mlaas.Cluster]) (ClusterView, bool, error) {
-		v, err := m.viewOfCluster(ctx, f.Value)
-		return v, true, err
-	})
-}
-
-type clusterIn struct {
-	Name string `path:"name" doc:"The name of a cluster" example:"local"`
-}
-
-func (m *Management) getCluster(ctx context.Context, in *clusterIn) (*Answer[ClusterView], error) {
-	c, _, err := store.Clusters(m.DB).Get(ctx, "", in.Name)
-	if errors.Is(err, mlaas.ErrNotFound) {
-		return nil, fmt.Errorf("there is no cluster %q: %w", in.Name, mlaas.ErrNotFound)
-	}
-	if err != nil {
-		return nil, err
-	}
-	v, err := m.viewOfCluster(ctx, c)
-	return &Answer[ClusterView]{Body: v}, err
-}
 
 // Status is how the platform is.
 type Status struct {
@@ -136,15 +91,11 @@ func (m *Management) status(ctx context.Context, _ *noIn) (*Answer[Status], erro
 	for _, r := range replicas {
 		s.Replicas[string(r.Value.Status)]++
 	}
-	clusters, err := store.Clusters(m.DB).All(ctx, store.Query{})
+	clusters, err := m.clusters(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range clusters {
-		v, err := m.viewOfCluster(ctx, c.Value)
-		if err != nil {
-			return nil, err
-		}
+	for _, v := range clusters {
 		s.Clusters = append(s.Clusters, v)
 		for _, l := range v.Limits {
 			if !slices.Contains(s.Limits, l) {

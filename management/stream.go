@@ -1,10 +1,14 @@
 package management
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -15,7 +19,6 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
-	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -30,7 +33,8 @@ import (
 //
 // Nothing is buffered for a client: each subscription reads on from where the
 // client is, one page at a time for the whole connection, so one that reads
-// slowly costs a page, and one that does not read at all is dropped.
+// slowly costs a page, and one that does not read at all is dropped. Those who
+// stand at the same place are sent the same page: see crowd.go and hub.go.
 
 // A Subscription asks for one topic.
 type Subscription struct {
@@ -66,7 +70,6 @@ const (
 	maxTail     = 2000            // lines
 	linesAtOnce = 200
 	eventBytes  = 8 << 10 // of lines in an event, about: one is held for each client that takes nothing
-	readers     = 8       // pages of lines of one run that are read at the same time, over all connections
 	shownPoints = 50_000  // of a snapshot, shared by the curves
 )
 
@@ -95,32 +98,76 @@ func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn
 		return m.streamLines(w, r, in.subscription())
 	}
 	// Pages of others were refused before: see who in serve.go.
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	c, err := websocket.Accept(slim{w}, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil // Accept has answered
 	}
-	defer c.CloseNow()
 	c.SetReadLimit(64 << 10)
-	s, ctx := m.newStreamer(r.Context())
-	s.write = func(data []byte) error {
+	// The request is over when this returns, and with it what it held.
+	s, ctx := m.newStreamer(context.WithoutCancel(r.Context()))
+	s.write = func(parts ...[]byte) error {
 		within, done := context.WithCancel(ctx)
 		defer done()
-		late := time.AfterFunc(writeWithin, func() { // before the connection is closed, which Write does
+		late := time.AfterFunc(writeWithin, func() { // before the connection is closed, which a writer does
 			s.drop()
 			done()
 		})
 		defer late.Stop()
-		return c.Write(within, websocket.MessageText, data)
+		w, err := c.Writer(within, websocket.MessageText)
+		for _, part := range parts {
+			if err == nil {
+				_, err = w.Write(part)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return w.Close()
 	}
 	s.close = func(code websocket.StatusCode, why string) { _ = c.Close(code, why) } // it is closed either way
+	leave := s.attend(ctx)
+	go func() {
+		defer c.CloseNow()
+		defer leave()
+		s.listen(ctx, c)
+	}()
+	return nil
+}
+
+// slim has the connection of a client kept with small buffers: large parts of
+// events go past them, and clients say little.
+type slim struct{ http.ResponseWriter }
+
+const slimBuffer = 512 // bytes
+
+func (w slim) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := buffers.Flush(); err != nil {
+		return nil, nil, err
+	}
+	said, err := buffers.Peek(buffers.Reader.Buffered()) // right after the request
+	if err != nil {
+		return nil, nil, err
+	}
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(said)), c), max(slimBuffer, len(said)))
+	if _, err := in.Peek(len(said)); err != nil { // whoever takes the connection looks for it in the buffer
+		return nil, nil, err
+	}
+	return c, bufio.NewReadWriter(in, bufio.NewWriterSize(c, slimBuffer)), nil
+}
+
+// listen does what the client of a WebSocket says, until it is closed.
+func (s *streamer) listen(ctx context.Context, c *websocket.Conn) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer s.stop()
-	all.Go(func() { s.attend(ctx) })
 	for {
 		_, data, err := c.Read(ctx)
 		if err != nil {
-			return nil
+			return
 		}
 		var in fromClient
 		err = mlaas.Decode(data, &in)
@@ -152,24 +199,24 @@ func (m *Management) streamLines(w http.ResponseWriter, r *http.Request, sub Sub
 	w.Header().Set("Content-Type", ndjson)
 	flush := http.NewResponseController(w)
 	s, ctx := m.newStreamer(r.Context())
-	s.write = func(data []byte) error {
+	s.write = func(parts ...[]byte) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		_ = flush.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, there is no network
-		if _, err := w.Write(append(data, '\n')); err != nil {
-			return err
+		for _, part := range append(parts, []byte("\n")) {
+			if _, err := w.Write(part); err != nil {
+				return err
+			}
 		}
 		return flush.Flush()
 	}
 	s.close = func(websocket.StatusCode, string) { s.stop() }
-	var all sync.WaitGroup
-	all.Go(func() { s.attend(ctx) })
+	defer s.attend(ctx)()
+	defer s.stop()
 	if t := s.begin(ctx, sub); t != nil {
 		t.serve()
 	}
-	s.stop()
-	all.Wait()
 	return nil
 }
 
@@ -204,46 +251,6 @@ type streams struct {
 	ended bool
 	open  map[any]func() // by who, how to be told
 	empty chan struct{}  // closed when they have ended and none is open
-
-	reading map[runKey]*crowd // of runs whose lines are being read
-}
-
-// A crowd is who reads the lines of one run.
-type crowd struct {
-	n     int           // how many
-	turns chan struct{} // holds one for each page that is read now
-}
-
-// read reads lines when it is its turn: what is read at the same time, and not
-// what is open, is what the memory must hold. Each run has turns of its own:
-// one whose lines cannot be reached holds up nobody who reads another's.
-func (x *streams) read(ctx context.Context, from series.Reader, q series.LineQuery) ([]series.Line, error) {
-	k := runKey{q.Tenant, q.Run}
-	x.mu.Lock()
-	if x.reading == nil {
-		x.reading = map[runKey]*crowd{}
-	}
-	c := x.reading[k]
-	if c == nil {
-		c = &crowd{turns: make(chan struct{}, readers)}
-		x.reading[k] = c
-	}
-	c.n++
-	x.mu.Unlock()
-	defer func() {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if c.n--; c.n == 0 {
-			delete(x.reading, k)
-		}
-	}()
-	select {
-	case c.turns <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-c.turns }()
-	return from.Lines(ctx, q)
 }
 
 func (x *streams) run(ctx context.Context) error {
@@ -305,9 +312,7 @@ type streamer struct {
 	m     *Management
 	who   auth.Principal
 	stop  context.CancelFunc
-	leave context.CancelFunc // the platform goes down
-	left  <-chan struct{}
-	write func([]byte) error
+	write func(parts ...[]byte) error // one event
 	close func(websocket.StatusCode, string)
 	drop  func() // a client that takes nothing, with what the kernel holds for it
 
@@ -319,70 +324,62 @@ type streamer struct {
 }
 
 func (m *Management) newStreamer(request context.Context) (*streamer, context.Context) {
-	left, leave := context.WithCancel(request)
 	ctx, stop := context.WithCancel(request)
 	drop := func() {
 		m.Counts.Dropped.Inc()
 		abandon(request)
 	}
-	return &streamer{m: m, who: auth.From(ctx), drop: drop, stop: stop, leave: leave, left: left.Done(), last: m.now(), live: map[string]*topic{}}, ctx
+	return &streamer{m: m, who: auth.From(ctx), drop: drop, stop: stop, last: m.now(), live: map[string]*topic{}}, ctx
 }
 
-// attend keeps a connection alive until ctx ends, and ends it with the session
-// or the platform.
-func (s *streamer) attend(ctx context.Context) {
-	defer s.leave()
-	if !s.m.streams.add(s, s.leave) {
-		s.leave()
+// attend keeps a connection alive until leave is called, and ends it with the
+// session or the platform. Between two events of a connection nobody waits for
+// it: there are many.
+func (s *streamer) attend(ctx context.Context) (leave func()) {
+	down := func() { go s.finish(websocket.StatusGoingAway, "the platform goes down") }
+	if !s.m.streams.add(s, down) {
+		down()
 	}
-	defer s.m.streams.remove(s)
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
-	for {
-		// Before looking: what comes meanwhile wakes us.
-		changed, release := s.m.hub.changed(runKey{s.who.Tenant, mlaas.RunID(s.who.Session)})
-		code, why := s.allowed(ctx)
-		if code != 0 {
-			release()
-			s.finish(code, why)
-			return
+	unhear := func() {}
+	if s.who.Session != "" {
+		unhear = s.m.hub.call(runKey{s.who.Tenant, mlaas.RunID(s.who.Session)}, func() { s.look(ctx) })
+		s.look(ctx) // it may have ended before
+	}
+	var beat *time.Timer
+	s.mu.Lock() // of beat too
+	beat = time.AfterFunc(beatEvery, func() {
+		s.look(ctx)
+		s.mu.Lock()
+		quiet := s.m.now().Sub(s.last) >= beatEvery
+		s.mu.Unlock()
+		if quiet {
+			s.send(StreamEvent{Type: "beat"})
 		}
-		select {
-		case <-ctx.Done():
-		case <-s.left:
-		case <-changed:
-		case <-tick.C:
-			s.mu.Lock()
-			quiet := s.m.now().Sub(s.last) >= beatEvery
-			s.mu.Unlock()
-			if quiet {
-				s.send(StreamEvent{Type: "beat"})
-			}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ctx.Err() == nil {
+			beat.Reset(beatEvery)
 		}
-		release()
-		if ctx.Err() != nil {
-			return
-		}
+	})
+	s.mu.Unlock()
+	return func() {
+		beat.Stop()
+		unhear()
+		s.m.streams.remove(s)
 	}
 }
 
-// allowed says by what code the connection must be closed, and why; 0 where it
-// may go on.
-func (s *streamer) allowed(ctx context.Context) (websocket.StatusCode, string) {
-	select {
-	case <-s.left:
-		return websocket.StatusGoingAway, "the platform goes down"
-	default:
-	}
+// look ends a connection whose session has ended. Where the store cannot say
+// now, the next beat asks again.
+func (s *streamer) look(ctx context.Context) {
 	if s.who.Session == "" {
-		return 0, ""
+		return
 	}
 	session, _, err := store.Sessions(s.m.DB).Get(ctx, s.who.Tenant, s.who.Session)
 	switch {
 	case errors.Is(err, mlaas.ErrNotFound), err == nil && (session.Revoked != nil || !s.m.now().Before(session.Expires)):
-		return websocket.StatusPolicyViolation, "this session has ended"
+		s.finish(websocket.StatusPolicyViolation, "this session has ended")
 	}
-	return 0, "" // where the store cannot say now, the next beat asks again
 }
 
 // finish ends every subscription and then the connection.
@@ -432,15 +429,15 @@ func (s *streamer) end(id string) {
 // send writes an event that is of no subscription. A client that does not take
 // it loses its connection.
 func (s *streamer) send(e StreamEvent) {
-	data := encode(e)
+	parts := encode(e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(data)
+	s.put(parts)
 }
 
-// put writes; the caller holds mu.
-func (s *streamer) put(data []byte) {
-	if err := s.write(data); err != nil {
+// put writes an event; the caller holds mu.
+func (s *streamer) put(parts [][]byte) {
+	if err := s.write(parts...); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			s.drop()
 		}
@@ -450,10 +447,19 @@ func (s *streamer) put(data []byte) {
 	s.last = s.m.now()
 }
 
-func encode(e StreamEvent) []byte {
-	data, err := json.Marshal(e)
+// encode is an event in parts: data that is encoded already is shared by all who
+// are sent it, and not copied.
+func encode(e StreamEvent) [][]byte {
+	data, encoded := e.Data.(json.RawMessage)
+	if encoded {
+		e.Data = nil
+	}
+	head, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // our own types always encode
 	}
-	return data
+	if !encoded {
+		return [][]byte{head}
+	}
+	return [][]byte{append(head[:len(head)-1], `,"data":`...), data, []byte("}")}
 }

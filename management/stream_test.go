@@ -257,7 +257,8 @@ func TestStreamPoints(t *testing.T) {
 	one.hears("delta: loss worker-1 2 0.75", "key", "replica", "step", "value")
 	again := a.listen().subscribe(Subscription{Topic: "metric", Run: mlaas.RunID(run), From: from(e.Seq)})
 	again.hears("synced")
-	again.hears("delta: worker-0 2; worker-1 2", "replica", "step")
+	again.hears("delta: worker-0 2", "replica", "step") // the pages that the other was sent
+	again.hears("delta: worker-1 2", "replica", "step")
 }
 
 // reopen serves what is in a folder, until the function it returns is called.

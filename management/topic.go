@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/coder/websocket"
 
@@ -220,6 +221,7 @@ func (t *topic) watch(kinds []string, snapshot func() (any, error), turn func(st
 	}
 	resumed := from > 0
 	for {
+		life := t.m.hub.living() // before reading, as the number is
 		if !resumed {
 			stats, err := t.m.DB.Stats(t.ctx) // before reading: what changes meanwhile is watched
 			if err != nil {
@@ -234,7 +236,7 @@ func (t *topic) watch(kinds []string, snapshot func() (any, error), turn func(st
 				return err
 			}
 		}
-		err := t.changes(from, kinds, resumed, turn)
+		err := t.changes(life, from, kinds, resumed, turn)
 		if !errors.Is(err, mlaas.ErrGone) || t.ctx.Err() != nil {
 			return err
 		}
@@ -245,42 +247,87 @@ func (t *topic) watch(kinds []string, snapshot func() (any, error), turn func(st
 	}
 }
 
-func (t *topic) changes(from int64, kinds []string, resumed bool, turn func(store.Change) (any, error)) error {
-	ctx, stop := context.WithCancel(t.ctx)
-	defer stop()
-	changes, ended := make(chan store.Change), make(chan error, 1)
-	go func() { ended <- t.m.DB.Watch(ctx, from, kinds, changes) }()
-	for {
-		var c store.Change
-		select {
-		case err := <-ended:
-			return err
-		case c = <-changes:
-		}
-		var kind string
-		var data any
-		var err error
+// changes sends what changes after from: of what the hub keeps, which all share,
+// and what is further back from the store.
+func (t *topic) changes(life, from int64, kinds []string, resumed bool, turn func(store.Change) (any, error)) error {
+	for at := from; ; {
+		changes, more, kept, err := t.m.hub.after(life, at)
 		switch {
-		case c.Synced && resumed:
-			kind = "synced"
-		case !c.Synced && c.Row.Key.Tenant == t.who.Tenant:
-			if data, err = turn(c); data != nil {
-				kind = "delta"
+		case err != nil:
+			return err
+		case resumed || !kept: // only the store knows whether it knows what the client says
+			if at, err = t.behind(life, at, kinds, resumed, turn); err != nil {
+				return err
+			}
+			resumed = false
+			continue
+		}
+		for _, c := range changes {
+			at = c.Seq
+			if err := t.tell(c, kinds, turn); err != nil {
+				return err
 			}
 		}
-		if err == nil && kind != "" {
-			err = t.send(kind, c.Seq, data)
+		if len(changes) > 0 {
+			continue
 		}
-		if err != nil {
-			return err
+		select {
+		case <-more:
+		case <-t.ctx.Done():
+			return t.ctx.Err()
 		}
 	}
+}
+
+// behind sends what changes after from as the store tells it, until the hub
+// keeps what follows, and returns up to where.
+func (t *topic) behind(life, from int64, kinds []string, resumed bool, turn func(store.Change) (any, error)) (int64, error) {
+	ctx, stop := context.WithCancel(t.ctx)
+	changes, ended := make(chan store.Change), make(chan error, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer stop()
+	watching.Go(func() { ended <- t.m.DB.Watch(ctx, from, kinds, changes) })
+	for {
+		select {
+		case err := <-ended:
+			return 0, err
+		case c := <-changes:
+			switch {
+			case !c.Synced:
+				if err := t.tell(c, kinds, turn); err != nil {
+					return 0, err
+				}
+			case resumed:
+				if err := t.send("synced", c.Seq, nil); err != nil {
+					return 0, err
+				}
+			}
+			if _, _, kept, err := t.m.hub.after(life, c.Seq); err != nil || kept {
+				return c.Seq, err
+			}
+		}
+	}
+}
+
+// tell sends a change, if it is one of the topic's.
+func (t *topic) tell(c store.Change, kinds []string, turn func(store.Change) (any, error)) error {
+	if c.Row.Key.Tenant != t.who.Tenant || !slices.Contains(kinds, c.Row.Key.Kind) {
+		return nil
+	}
+	data, err := turn(c)
+	if err != nil || data == nil {
+		return err
+	}
+	return t.send("delta", c.Seq, data)
 }
 
 func (t *topic) lines() error {
 	if err := t.known(); err != nil {
 		return err
 	}
+	crowd, leave := t.m.crowds.join(runKey{t.who.Tenant, t.Run})
+	defer leave()
 	q := series.LineQuery{Tenant: t.who.Tenant, Run: t.Run, Replica: t.Replica, Limit: linesAtOnce}
 	if t.Grep != "" {
 		q.Grep = regexp.MustCompile(t.Grep) // check has compiled it
@@ -306,7 +353,11 @@ func (t *topic) lines() error {
 			tail.Last = min(*t.Tail, maxTail)
 		}
 		if tail.Last > 0 && at > 0 {
-			if lines, err = t.m.streams.read(t.ctx, t.m.Series, tail); err != nil {
+			err := crowd.turn(t.ctx, func() (err error) {
+				lines, err = t.m.Series.Lines(t.ctx, tail)
+				return err
+			})
+			if err != nil {
 				return 0, err
 			}
 		}
@@ -324,16 +375,36 @@ func (t *topic) lines() error {
 	return t.follow(last, tail, func(from, to int64) (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		q.From = from
-		lines, err := t.m.streams.read(t.ctx, t.m.Series, q)
-		if err != nil || len(lines) == 0 {
-			return to, err // nothing up to there matches
-		}
-		lines = lines[:fitting(lines)]
-		q.Limit = min(2*len(lines), linesAtOnce) // no more is read than is sent, about
-		at := number(lines[len(lines)-1])
-		return at, t.send("delta", at, lines)
+		return t.share(crowd, from, func() (any, int64, error) {
+			q.From = from
+			lines, err := t.m.Series.Lines(t.ctx, q)
+			if err != nil || len(lines) == 0 {
+				return nil, to, err // nothing up to there matches
+			}
+			lines = lines[:fitting(lines)]
+			q.Limit = min(2*len(lines), linesAtOnce) // no more is read than is sent, about
+			return lines, number(lines[len(lines)-1]), nil
+		})
 	})
+}
+
+// share sends the page of the crowd that begins at from, and returns up to where
+// it tells.
+func (t *topic) share(c *crowd, from int64, read func() (any, int64, error)) (int64, error) {
+	p, err := c.page(t.ctx, pageKey{t.Topic, t.Replica, t.Grep, from}, func() (data json.RawMessage, to int64, err error) {
+		list, to, err := read()
+		if err == nil && list != nil {
+			data, err = json.Marshal(list)
+		}
+		return data, to, err
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case p.data == nil:
+		return p.to, nil
+	}
+	return p.to, t.send("delta", p.to, p.data)
 }
 
 // fitting is how many of lines fit into one event, at least one: an event is
@@ -353,6 +424,8 @@ func (t *topic) points() error {
 		return err
 	}
 	tenant := t.who.Tenant
+	crowd, leave := t.m.crowds.join(runKey{tenant, t.Run})
+	defer leave()
 	last := func() (int64, error) {
 		_, end, err := t.m.Series.LastCursor(t.ctx, tenant, t.Run)
 		return end, err
@@ -378,21 +451,18 @@ func (t *topic) points() error {
 	return t.follow(last, snapshot, func(from, to int64) (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		points, err := t.m.Series.RunPoints(t.ctx, tenant, t.Run, from, linesAtOnce)
-		if err != nil || len(points) == 0 {
-			return to, err
-		}
-		at := points[len(points)-1].Cursor
-		mine := points[:0]
-		for _, p := range points {
-			if t.Replica == "" || p.Replica == t.Replica {
-				mine = append(mine, p)
+		return t.share(crowd, from, func() (any, int64, error) {
+			points, err := t.m.Series.RunPoints(t.ctx, tenant, t.Run, from, linesAtOnce)
+			if err != nil || len(points) == 0 {
+				return nil, to, err
 			}
-		}
-		if len(mine) == 0 {
-			return at, nil
-		}
-		return at, t.send("delta", at, mine)
+			at := points[len(points)-1].Cursor
+			mine := slices.DeleteFunc(points, func(p series.RunPoint) bool { return t.Replica != "" && p.Replica != t.Replica })
+			if len(mine) == 0 {
+				return nil, at, nil
+			}
+			return mine, at, nil
+		})
 	})
 }
 

@@ -84,7 +84,8 @@ func Launches(db Driver) Records[mlaas.Launch] {
 // LaunchKey is the ID of a launch's record.
 func LaunchKey(run mlaas.RunID, epoch int) string { return fmt.Sprintf("%s/%08d", run, epoch) }
 
-// Ledgers are written by contractor. ID: the cluster's name; no tenant.
+// Ledgers are written by contractor, and an empty one is removed with its
+// cluster. ID: the cluster's name; no tenant.
 func Ledgers(db Driver) Records[mlaas.Ledger] {
 	return Records[mlaas.Ledger]{DB: db, Kind: "ledger",
 		Key: func(l mlaas.Ledger) (mlaas.Tenant, string) { return "", l.Cluster }}
@@ -116,19 +117,22 @@ func Deliveries(db Driver) Records[mlaas.Delivery] {
 // DeliveryKey is the ID of a delivery's record.
 func DeliveryKey(run mlaas.RunID, id string) string { return string(run) + "/" + id }
 
-// Clusters are written by booster. ID: the name; no tenant.
+// Clusters are written by booster, which removes them with their specs. ID: the
+// name; no tenant.
 func Clusters(db Driver) Records[mlaas.Cluster] {
 	return Records[mlaas.Cluster]{DB: db, Kind: "cluster",
 		Key: func(c mlaas.Cluster) (mlaas.Tenant, string) { return "", c.Name }}
 }
 
-// ClusterSpecs are written by management. ID: the name; no tenant.
+// ClusterSpecs are written by management, and removed by the booster that has
+// emptied a cluster which is to go. ID: the name; no tenant.
 func ClusterSpecs(db Driver) Records[mlaas.ClusterSpec] {
 	return Records[mlaas.ClusterSpec]{DB: db, Kind: "clusterspec",
 		Key: func(c mlaas.ClusterSpec) (mlaas.Tenant, string) { return "", c.Name }}
 }
 
-// ClusterKeys are written by management. ID: the cluster's name; no tenant.
+// ClusterKeys are written by management, and removed with the specs. ID: the
+// cluster's name; no tenant.
 func ClusterKeys(db Driver) Records[mlaas.ClusterKey] {
 	return Records[mlaas.ClusterKey]{DB: db, Kind: "clusterkey",
 		Key: func(k mlaas.ClusterKey) (mlaas.Tenant, string) { return "", k.Cluster }}

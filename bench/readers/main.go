@@ -1,7 +1,8 @@
 // Command readers measures what 500 clients cost that open the live stream and
 // never read: CPU of a running job's program and supervisor per step with them
 // and without, in turn A B B A; the memory of the server; and how soon each is
-// dropped once it takes nothing more.
+// dropped once nothing more is taken for it. Those for which everything was
+// taken, as they came late, are told apart.
 package main
 
 import (
@@ -60,6 +61,7 @@ func run(binary string, pairs, clients, steps int) error {
 	before := rss(p.PID)
 	var ratios []float64
 	var most, slowest float64
+	stayed := 0
 	for i := range pairs {
 		counts := []int{clients, 0}
 		if i%2 == 1 {
@@ -76,7 +78,7 @@ func run(binary string, pairs, clients, steps int) error {
 				continue
 			}
 			cost[0] = perStep
-			most, slowest = max(most, crowd.rss-before), max(slowest, crowd.dropped.Seconds())
+			most, slowest, stayed = max(most, crowd.rss-before), max(slowest, crowd.dropped.Seconds()), stayed+crowd.stayed
 		}
 		ratios = append(ratios, cost[0]/cost[1])
 	}
@@ -87,14 +89,16 @@ func run(binary string, pairs, clients, steps int) error {
 	rig.Row(fmt.Sprintf("CPU per step with %d clients that never read / without: upper end", clients), mean+half, 1.02, "x", true,
 		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d pairs", mean, mean-half, mean+half, pairs))
 	rig.Row("memory of the server with them, more than without", most, 64, "MiB", true, "the most of all rounds, sampled each 200 ms")
-	rig.Row("until a client that takes nothing is dropped, the slowest", slowest, 10+1, "s", true, "from the last byte that its kernel took; 10 s and the second by which it is looked at")
+	rig.Row("until a client that takes nothing is dropped, the slowest", slowest, 10+1, "s", true,
+		fmt.Sprintf("from the last byte that was taken for it; 10 s and the second by which it is looked at; %d of %d were not behind at the end of the run", stayed, pairs*clients))
 	return nil
 }
 
 // A crowd is what became of clients that never read.
 type crowd struct {
 	rss     float64       // MiB, the most
-	dropped time.Duration // from the moment that the run's log alone would have filled a client to its drop
+	dropped time.Duration // from the last byte that was taken for it to its drop, the slowest
+	stayed  int           // were never behind while the run spoke: all that there was for them was taken
 }
 
 // once runs the job with so many clients beside it.
@@ -109,13 +113,20 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 	var mu sync.Mutex
 	var cpu, before, after float64
 	var steps int
+	over := make(chan struct{}) // when the run has said its last
+	var ended time.Time         // the same
+	var sockets sockets
 	for range clients {
 		all.Go(func() {
-			d, e := silent(ctx, p, run.ID)
+			since, at, e := silent(ctx, p, run.ID, &sockets, over)
 			mu.Lock()
 			defer mu.Unlock()
-			c.dropped = max(c.dropped, d)
 			err = errors.Join(err, e)
+			if at.IsZero() || !ended.IsZero() && since.After(ended.Add(-time.Second)) {
+				c.stayed++
+			} else {
+				c.dropped = max(c.dropped, at.Sub(since))
+			}
 		})
 	}
 	var watching sync.WaitGroup
@@ -152,20 +163,22 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 		}
 		return true
 	})
+	mu.Lock()
+	ended = time.Now()
+	mu.Unlock()
+	close(over)
 	if e == nil {
 		e = p.Wait(run.ID)
 	}
-	gone := make(chan struct{})
-	go func() { all.Wait(); close(gone) }()
-	if e == nil && clients > 0 { // each is dropped by itself, those that came late a while after the run
-		select {
-		case <-gone:
-		case <-time.After(30 * time.Second):
-			e = fmt.Errorf("half a minute after run %s some of its %d clients that read nothing are still there", run.ID, clients)
-		}
+	if e != nil {
+		cancel()
 	}
+	all.Wait()
 	cancel()
-	<-gone
+	watching.Wait()
+	if e == nil && clients > 0 && c.stayed == clients {
+		e = fmt.Errorf("run %s: none of %d clients was ever behind", run.ID, clients)
+	}
 	if err = errors.Join(err, e); err != nil {
 		return 0, c, err
 	}
@@ -175,9 +188,15 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 	return (cpu + after - before) / float64(steps), c, nil
 }
 
+// patience is how long after the last word of a run one that is behind may still
+// be there: the first beat comes later.
+const patience = 12 * time.Second
+
 // silent opens the live stream, asks for all that the run says, and takes
-// nothing. It returns how long it was kept after its window was full.
-func silent(ctx context.Context, p *rig.Platform, run string) (time.Duration, error) {
+// nothing. It returns when the last byte was taken for it, and when it was
+// dropped; zero if it was not. One that is still there a while after the run
+// must have been sent everything.
+func silent(ctx context.Context, p *rig.Platform, run string, all *sockets, over <-chan struct{}) (since, dropped time.Time, err error) {
 	var raw *net.TCPConn
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var d net.Dialer
@@ -192,33 +211,61 @@ func silent(ctx context.Context, p *rig.Platform, run string) (time.Duration, er
 		HTTPClient: client, HTTPHeader: http.Header{"Authorization": {"Bearer " + p.Token}}})
 	if err != nil {
 		if ctx.Err() != nil {
-			return 0, nil
+			return since, dropped, nil
 		}
-		return 0, fmt.Errorf("open the stream: %w", err)
+		return since, dropped, fmt.Errorf("open the stream: %w", err)
 	}
 	defer c.CloseNow()
 	for i, topic := range []string{"log", "metric", "replica"} {
 		text := fmt.Sprintf(`{"subscribe":{"id":"%d","topic":"%s","run":"%s"}}`, i, topic, run)
 		if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
-			return 0, fmt.Errorf("subscribe: %w", err)
+			return since, dropped, fmt.Errorf("subscribe: %w", err)
 		}
 	}
-	// What waits in the kernel for us stops growing when the window is full.
+	// What waits in the kernel, for us and on its way, stops growing when no more
+	// is taken.
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	size, since := -1, time.Now()
+	size := 0
+	since = time.Now()
+	var late <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return 0, nil // the run was over before
+			return since, dropped, nil
+		case <-over:
+			over, late = nil, time.After(patience)
+			continue
+		case <-late:
+			if more := drain(raw) - size; more > 1000 { // a beat, an end
+				err = fmt.Errorf("a client of run %s was still there %s after its end, and %d bytes more were held back for it", run, patience, more)
+			}
+			return since, dropped, err
 		case <-tick.C:
 		}
-		n, gone := queued(raw)
-		if gone {
-			return time.Since(since), nil
+		sending, open, err := all.sending(raw)
+		if err == nil && !open {
+			return since, time.Now(), nil
 		}
-		if n != size {
+		n, e := queued(raw)
+		if err = errors.Join(err, e); err != nil {
+			return since, dropped, err
+		}
+		if n += sending; n != size {
 			size, since = n, time.Now()
+		}
+	}
+}
+
+// drain takes all that comes until nothing does, and returns how much it was.
+func drain(c net.Conn) (n int) {
+	buffer := make([]byte, 64<<10)
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(time.Second)) // a connection that is broken ends it too
+		m, err := c.Read(buffer)
+		n += m
+		if err != nil {
+			return n
 		}
 	}
 }

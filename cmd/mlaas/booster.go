@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"mlaas.dev/mlaas"
@@ -19,26 +23,60 @@ import (
 )
 
 func (c *cli) boosterCommand() *cobra.Command {
-	var clusters []string
+	var x boosterFlags
 	var give share
 	return c.serviceCommand("booster", "Run the service that starts replicas on clusters and watches them",
 		`Runs the booster: it starts replicas, watches them, and is the door that their
-supervisors bring logs, metrics and checkpoints to. One booster at a time serves
-a cluster; others with the same cluster stand by and take over when it dies.`,
-		"  mlaas booster --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key --cluster local",
+supervisors bring logs, metrics and checkpoints to. It serves every cluster that
+was added (mlaas cluster add), as they come and go; with --local this machine is
+one too. One booster at a time serves a cluster; others with the same cluster
+stand by and take over when it dies.`,
+		`  mlaas booster --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key
+  mlaas booster --cluster local        this machine alone
+  mlaas booster --cluster lab,dc2      two of the clusters that were added`,
 		func(cmd *cobra.Command) {
-			cmd.Flags().StringSliceVar(&clusters, "cluster", []string{localCluster}, "the clusters to serve; \"local\" is this machine")
+			x.flags(cmd.Flags())
 			give.flags(cmd.Flags())
 		},
-		func(ctx context.Context, s *service) error { return runBooster(ctx, s, clusters, give) })
+		func(ctx context.Context, s *service) error { return runBooster(ctx, s, x, give) })
 }
 
-func runBooster(ctx context.Context, s *service, clusters []string, give share) error {
-	for _, sub := range []string{"door", "replicas", "env"} {
-		// Others may pass through: replicas run as users of their own.
-		if err := os.MkdirAll(filepath.Join(s.Dir, sub), 0o711); err != nil {
-			return err
-		}
+// boosterFlags are what a booster is told beyond what every service is.
+type boosterFlags struct {
+	clusters []string
+	local    bool
+	exec     bool
+	ca       string
+}
+
+func (x *boosterFlags) flags(f *pflag.FlagSet) {
+	f.StringSliceVar(&x.clusters, "cluster", nil, "serve these clusters alone; \"local\" is this machine")
+	f.BoolVar(&x.local, "local", false, "this machine is a cluster too")
+	fleetFlags(f, &x.exec, &x.ca)
+}
+
+// fleetFlags are what whoever serves clusters that were added is told.
+func fleetFlags(f *pflag.FlagSet, exec *bool, ca *string) {
+	f.BoolVar(exec, "allow-exec", false, "run the program that a kubeconfig names to find credentials")
+	f.StringVar(ca, "door-ca", "", "certificates in PEM by which replicas on clusters know the door (else those of their image)")
+}
+
+// readCA reads certificates, if a file is named.
+func readCA(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil || !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil, mlaas.Invalid("--door-ca", "a file with certificates in PEM", file)
+	}
+	return pem, nil
+}
+
+func runBooster(ctx context.Context, s *service, x boosterFlags, give share) error {
+	ca, err := readCA(x.ca)
+	if err != nil {
+		return err
 	}
 	blobs, err := openBucket(ctx, s.Blob, s.Log)
 	if err != nil {
@@ -50,19 +88,38 @@ func runBooster(ctx context.Context, s *service, clusters []string, give share) 
 	}
 	defer db.Close()
 	m := &machine{service: s, give: give, db: db, blobs: blobs, shards: &shards{}, counts: new(booster.Counts)}
-	showBooster(s.metrics, localCluster, m.counts)
 	if m.binary, err = os.Executable(); err != nil {
 		return err
 	}
 	if m.remote, err = s.remote(db, blobs); err != nil {
 		return err
 	}
-	fleet := &booster.Fleet{Member: s.member, Log: s.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
-	for _, name := range clusters {
+	others := &recorded{kinds: kinds(x.exec, ca), secret: s.secret, blobs: blobs, counts: new(booster.Counts), tracer: s.tracer, log: s.Log, lines: m.lines}
+	showBooster(s.metrics, "added", others.counts)
+	fleet := &booster.Fleet{Member: s.member, DB: db, Log: s.Log}
+	for _, name := range x.clusters {
 		if name != localCluster {
-			return mlaas.Invalid("--cluster", `"local", this machine`, name)
+			fleet.Only = append(fleet.Only, name)
 		}
-		fleet.Clusters[name] = m.serve
+	}
+	if x.local || slices.Contains(x.clusters, localCluster) {
+		for _, sub := range []string{"door", "replicas", "env"} {
+			// Others may pass through: replicas run as users of their own.
+			if err := os.MkdirAll(filepath.Join(s.Dir, sub), 0o711); err != nil {
+				return err
+			}
+		}
+		fleet.Fixed = []string{localCluster}
+		showBooster(s.metrics, localCluster, m.counts)
+	}
+	if len(x.clusters) > 0 && len(fleet.Only) == 0 {
+		fleet.DB = nil // this machine alone
+	}
+	fleet.Serve = func(ctx context.Context, t *lease.Tenure, c booster.Reach, open func(http.Handler)) error {
+		if c.Spec.Name == localCluster {
+			return m.serve(ctx, t, open)
+		}
+		return others.serve(ctx, t, c, open)
 	}
 	m.fleet = fleet
 	s.prober(health.Store(db, s.ID), health.Messages(db, true), health.Blob(blobs), health.Disk(s.Dir))
@@ -88,7 +145,7 @@ type machine struct {
 }
 
 // serve is one tenure.
-func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster.Monitor)) error {
+func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Handler)) error {
 	log := m.Log.With("cluster", localCluster)
 	db := t.Over()
 	x, err := m.give.executor(m.Dir, m.binary, log)
@@ -96,27 +153,44 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 		return err
 	}
 	defer x.Close()
-	lines := &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: db, Shard: localCluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log}
-	if err := lines.Open(); err != nil {
+	lines, keep, close, err := m.lines(localCluster, t, log)
+	if err != nil {
 		return err
 	}
-	defer lines.Close()
-	b := newBooster(localCluster, x, db, m.blobs, lines, m.secret, filepath.Join(m.Dir, "door", "door.sock"), log)
+	defer close()
+	b := newBooster(localCluster, x, db, m.blobs, lines, m.secret, doorAt(m.Dir), log)
 	b.Counts, b.Trace = m.counts, m.tracer
 	door, err := openDoor(m.Dir)
 	if err != nil {
 		return err
 	}
-	open(b.Monitor())
-	defer m.shards.set(localCluster, lines)()
+	open(b.Monitor().Handler())
 
 	all, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Handler: m.fleet.Door(localCluster), ReadHeaderTimeout: 10 * time.Second}
 	all.Go(func() error { return (platform{Dir: m.Dir, Log: log}).keepDoor(ctx, server, door, doorEvery) })
-	all.Go(func() error { return lines.Run(ctx) })
+	all.Go(func() error { return keep(ctx) })
 	all.Go(func() error { return b.Run(ctx) })
 	all.Go(func() error { return m.sweepDaily(ctx, x) })
 	return all.Wait()
+}
+
+// lines opens the shard of a cluster, which the other services read here until
+// it is closed.
+func (m *machine) lines(cluster string, t *lease.Tenure, log *slog.Logger) (s *series.Store, run func(context.Context) error, close func(), err error) {
+	segment, err := m.give.segmentBytes()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s = &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: t.Over(), Shard: cluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log, SegmentBytes: segment}
+	if err := s.Open(); err != nil {
+		return nil, nil, nil, err
+	}
+	unset := m.shards.set(cluster, s)
+	return s, s.Run, func() {
+		unset()
+		s.Close()
+	}, nil
 }
 
 // sweepDaily removes what the machine keeps unused, once a day.

@@ -19,8 +19,9 @@ import (
 )
 
 func (c *cli) managementCommand() *cobra.Command {
-	var tokenFile, address string
+	var tokenFile, address, clusters string
 	var hosts []string
+	var exec bool
 	return c.serviceCommand("management", "Run the service that people and programs talk to",
 		`Runs management: the REST API, the live stream and the page. It writes what
 users wish for and reads what becomes of it.`,
@@ -28,6 +29,8 @@ users wish for and reads what becomes of it.`,
 		func(cmd *cobra.Command) {
 			cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the owner's token (else MLAAS_TOKEN_FILE, else DIR/token); made if it is not there")
 			cmd.Flags().StringVar(&address, "public", "", "URL by which people reach the platform, where a balancer is in front (else where this one listens)")
+			cmd.Flags().StringVar(&clusters, "clusters", "", "YAML file that says which clusters there are; it is read again when it changes")
+			cmd.Flags().BoolVar(&exec, "allow-exec", false, "take a kubeconfig that names a program which finds credentials: boosters run it")
 			cmd.Flags().StringSliceVar(&hosts, "host", nil, "names by which browsers call this server, besides those of the loopback")
 		},
 		func(ctx context.Context, s *service) error {
@@ -36,11 +39,11 @@ users wish for and reads what becomes of it.`,
 			} else if address != "" {
 				hosts = append(hosts, u.Hostname())
 			}
-			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), hosts)
+			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), clusters, exec, hosts)
 		})
 }
 
-func runManagement(ctx context.Context, s *service, address, tokenFile string, hosts []string) error {
+func runManagement(ctx context.Context, s *service, address, tokenFile, clusters string, exec bool, hosts []string) error {
 	token, err := secret(tokenFile, 32)
 	if err != nil {
 		return err
@@ -62,10 +65,19 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 		DB: db, Blob: blobs, Series: remote, Key: s.secret, Log: s.Log, Hosts: hosts,
 		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
 		Catalogue: catalogue(),
+		AllowExec: exec,
 		Info:      func(context.Context) (management.Info, error) { return s.info() },
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {
 		return err
+	}
+	requests := map[string]func(context.Context) error{"management": m.Run, "series": remote.Run, "bucket": blobs.Run}
+	if clusters != "" {
+		file := &clusterFile{Path: clusters, Exec: exec, Apply: m.Declare, Log: s.Log}
+		if err := file.once(ctx); err != nil {
+			return err
+		}
+		requests["clusters"] = file.Run
 	}
 	link, err := m.Invite(ctx, mlaas.DefaultTenant)
 	if err != nil {
@@ -77,7 +89,7 @@ func runManagement(ctx context.Context, s *service, address, tokenFile string, h
 	server := m.Server()
 	server.Handler = site(m)
 	s.Say("open  %s", first(address, s.Advertise)+link)
-	return s.serve(ctx, l, server, m.Leave, map[string]func(context.Context) error{"management": m.Run, "series": remote.Run, "bucket": blobs.Run}, nil)
+	return s.serve(ctx, l, server, m.Leave, requests, nil)
 }
 
 // info says what only this process knows.

@@ -57,7 +57,11 @@ func showContractor(m *observe.Metrics, c *contractor.Counts) {
 
 func showBooster(m *observe.Metrics, cluster string, c *booster.Counts) {
 	showQueue(m, mlaas.ToBooster(cluster), &c.Queue)
-	showQueue(m, "notices", &c.Notices)
+	notices := "notices"
+	if cluster != localCluster {
+		notices += " " + cluster
+	}
+	showQueue(m, notices, &c.Notices)
 	l := observe.Labels{"cluster": cluster}
 	m.Counter("mlaas_stale_refused_total", "What attempts that are over wanted, and were refused.", l, &c.Stale)
 	m.Counter("mlaas_supervisor_calls_total", "Supervisors that called at the door.", l, &c.Lines)

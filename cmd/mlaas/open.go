@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,6 +41,8 @@ type parts struct {
 	contractor *contractor.Contractor
 	booster    *booster.Booster
 	monitor    *booster.Monitor
+	fleet      *booster.Fleet // the clusters that were added
+	clusters   *clusterFile   // nil: no file says which there are
 	metrics    *observe.Metrics
 }
 
@@ -70,7 +74,11 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
 		return x, err
 	}
-	x.series = &series.Store{Dir: filepath.Join(p.Dir, "series"), Blob: x.blob, Log: p.Log}
+	segment, err := p.Give.segmentBytes()
+	if err != nil {
+		return x, err
+	}
+	x.series = &series.Store{Dir: filepath.Join(p.Dir, "series"), Blob: x.blob, Log: p.Log, SegmentBytes: segment}
 	if err = x.series.Open(); err != nil {
 		return x, err
 	}
@@ -80,7 +88,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	// No other process can use this store: what one alone must do is ours.
 	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
 	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer, Counts: new(contractor.Counts)}
-	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, filepath.Join(p.Dir, "door", "door.sock"), p.Log)
+	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, doorAt(p.Dir), p.Log)
 	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
 	x.management = &management.Management{
@@ -95,24 +103,64 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
 	}
+	ca, err := readCA(p.DoorCA)
+	if err != nil {
+		return x, err
+	}
+	others := &recorded{kinds: kinds(p.Exec, ca), secret: key, blobs: x.blob, counts: new(booster.Counts), tracer: tracer, log: p.Log,
+		lines: func(string, *lease.Tenure, *slog.Logger) (*series.Store, func(context.Context) error, func(), error) {
+			return x.series, waits, func() {}, nil // one keeps what is said on all clusters
+		}}
+	x.fleet = &booster.Fleet{Member: member, DB: x.db, Serve: others.serve, Log: p.Log}
+	x.management.AllowExec = p.Exec
+	if p.Clusters != "" {
+		x.clusters = &clusterFile{Path: p.Clusters, Exec: p.Exec, Apply: x.management.Declare, Log: p.Log}
+		if err = x.clusters.once(ctx); err != nil {
+			return x, err
+		}
+	}
 	x.metrics = observe.NewMetrics(release())
 	x.metrics.Store(x.db)
 	showSyncs(x.metrics, synced)
 	showManagement(x.metrics, x.management)
 	showContractor(x.metrics, x.contractor.Counts)
 	showBooster(x.metrics, localCluster, x.booster.Counts)
+	showBooster(x.metrics, "added", others.counts)
 	x.management.Metrics = x.metrics.Handler()
 	return x, nil
 }
 
 // services are what runs until the platform ends, by name.
 func (x *parts) services() map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{
+	all := map[string]func(context.Context) error{
 		"series":     x.series.Run,
 		"contractor": x.contractor.Run,
 		"booster":    x.booster.Run,
+		"fleet":      x.fleet.Run,
 		"management": x.management.Run,
 	}
+	if x.clusters != nil {
+		all["clusters"] = x.clusters.Run
+	}
+	return all
+}
+
+// waits does nothing until ctx ends.
+func waits(ctx context.Context) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// beside serves the doors of clusters below /cluster/, and all else by h.
+func beside(h http.Handler, fleet *booster.Fleet) http.Handler {
+	doors := fleet.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/cluster/") {
+			doors.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // site is what is served to people: the API, and the live page over it.

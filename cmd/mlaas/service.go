@@ -165,18 +165,28 @@ func (s *service) listener() (net.Listener, error) {
 	scheme := "http://"
 	if s.Cert != "" {
 		scheme = "https://"
-		pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
-		if err != nil {
-			l.Close()
-			return nil, mlaas.Invalid("--tls-cert", "a certificate and its key in PEM: "+err.Error(), s.Cert)
-		}
-		l = health.Over(l, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}))
+	}
+	if l, err = secured(l, s.Cert, s.Key); err != nil {
+		return nil, err
 	}
 	if s.Advertise == "" {
 		s.Advertise = scheme + l.Addr().String()
 	}
 	s.Advertise = strings.TrimSuffix(s.Advertise, "/")
 	return l, nil
+}
+
+// secured serves l by TLS, if there is a certificate.
+func secured(l net.Listener, cert, key string) (net.Listener, error) {
+	if cert == "" {
+		return l, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		l.Close()
+		return nil, mlaas.Invalid("--tls-cert", "a certificate and its key in PEM: "+err.Error(), cert)
+	}
+	return health.Over(l, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})), nil
 }
 
 // join opens what every service shares: the store, an address, and a place

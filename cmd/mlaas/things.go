@@ -124,28 +124,3 @@ func (c *cli) sessionCommand() *cobra.Command {
 	)
 	return session
 }
-
-func (c *cli) clusterCommand() *cobra.Command {
-	cluster := &cobra.Command{Use: "cluster", Short: "Places to run replicas: ls", Example: "  mlaas cluster ls"}
-	cluster.AddCommand(&cobra.Command{Use: "ls", Short: "List the clusters, what they have and what is promised", Args: cobra.NoArgs, Example: "  mlaas cluster ls",
-		RunE: c.with(func(ctx context.Context, cl *client.Client, _ []string) error {
-			all, err := client.Collect(cl.Clusters(ctx))
-			if err != nil {
-				return err
-			}
-			t := table{Head: []string{"NAME", "KIND", "UP", "CPU", "MEMORY", "GPU", "HEARD", "NOTE"}}
-			var names []string
-			for _, k := range all {
-				up := "yes"
-				if !k.Up {
-					up = "no"
-				}
-				t.row(k.Name, k.Kind, up, fmt.Sprintf("%s of %s", k.Used.CPU, k.Capacity.CPU),
-					fmt.Sprintf("%s of %s", size(k.Used.Memory), size(k.Capacity.Memory)),
-					fmt.Sprintf("%d of %d", k.Used.GPU.Count, k.Capacity.GPU.Count), ago(time.Now(), k.Heard), strings.Join(append(k.Limits, k.Reason), " "))
-				names = append(names, k.Name)
-			}
-			return c.show(all, names, t.String)
-		})})
-	return cluster
-}

@@ -26,12 +26,19 @@ import (
 )
 
 // A platform is `mlaas up`: the three services in one process, with this
-// machine as the only cluster. The fields are what it was told.
+// machine as a cluster, and those that are added. The fields are what it was told.
 type platform struct {
-	Dir    string        // the data folder; see ARCHITECTURE.md for what is in it
-	Listen string        // 127.0.0.1:PORT; port 0 picks one
-	Group  bool          // whether commits that wait share a transaction; false is for measuring
-	Give   share         // what this machine gives
+	Dir       string // the data folder; see ARCHITECTURE.md for what is in it
+	Listen    string // 127.0.0.1:PORT; port 0 picks one
+	Group     bool   // whether commits that wait share a transaction; false is for measuring
+	Give      share  // what this machine gives
+	Clusters  string // a file that says which clusters there are; empty: none does
+	Exec      bool   // a kubeconfig may name a program that finds credentials
+	DoorCA    string // a file with certificates by which replicas on clusters know the door
+	Door      string // address beyond this machine that the doors of clusters are served on too; empty: none
+	Cert, Key string // TLS of it, as PEM files
+	Plain     bool   // no TLS there
+
 	Linger time.Duration // how long new connections are taken after the end was asked for
 	Env    func(string) string
 	Say    func(format string, args ...any)
@@ -48,10 +55,14 @@ func (c *cli) upCommand() *cobra.Command {
 requests under way be answered (at most 20 s). Replicas go on without it, and
 what they say is kept until it is back: only "mlaas down" ends them.
 
+It serves the clusters that were added (mlaas cluster add, or --clusters) besides
+this machine; their replicas reach it by --door, below /cluster/NAME.
+
 It listens on this machine alone, writes DIR/url and DIR/token (for the other
 commands), and prints a link that lets a browser in once.`,
 		Example: `  mlaas up
-  mlaas up --dir /data/mlaas --listen 127.0.0.1:7480`,
+  mlaas up --dir /data/mlaas --listen 127.0.0.1:7480
+  mlaas up --clusters clusters.yaml --door 10.0.0.4:7443 --tls-cert cert.pem --tls-key key.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -69,6 +80,12 @@ commands), and prints a link that lets a browser in once.`,
 	f := up.Flags()
 	f.StringVar(&p.Listen, "listen", "127.0.0.1:7480", "address and port to serve on; port 0 picks a free one")
 	p.Give.flags(f)
+	f.StringVar(&p.Clusters, "clusters", "", "YAML file that says which clusters there are; it is read again when it changes")
+	fleetFlags(f, &p.Exec, &p.DoorCA)
+	f.StringVar(&p.Door, "door", "", "address and port beyond this machine on which the doors of clusters are served too")
+	f.StringVar(&p.Cert, "tls-cert", "", "certificate to serve --door with, in PEM")
+	f.StringVar(&p.Key, "tls-key", "", "its key")
+	f.BoolVar(&p.Plain, "plain", false, "serve --door without TLS: where a proxy or the network does it")
 	f.DurationVar(&p.Linger, "linger", 0, "after SIGTERM, take new connections for so long, unready: as long as a load balancer needs to see it")
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "how it is logged: text or json")
@@ -131,8 +148,14 @@ func (p platform) Run(ctx context.Context) error {
 		listener.Close()
 		return err
 	}
+	far, err := p.farDoor(ctx)
+	if err != nil {
+		listener.Close()
+		door.Close()
+		return err
+	}
 	public := parts.management.Server()
-	public.Handler = site(parts.management)
+	public.Handler = beside(site(parts.management), parts.fleet)
 	private := &http.Server{Handler: parts.monitor.Handler(), ReadHeaderTimeout: 10 * time.Second}
 
 	all, ctx := errgroup.WithContext(ctx)
@@ -146,6 +169,10 @@ func (p platform) Run(ctx context.Context) error {
 		return front.Run(ctx)
 	})
 	all.Go(func() error { return p.keepDoor(ctx, private, door, doorEvery) })
+	if far != nil {
+		server := &http.Server{Handler: parts.fleet.Handler(), ReadHeaderTimeout: 10 * time.Second}
+		all.Go(func() error { return (&health.Server{HTTP: server, Listener: far, Log: p.Log}).Run(ctx) })
+	}
 	for name, run := range parts.services() {
 		ctx := ctx
 		if name == "series" || name == "management" {
@@ -172,6 +199,27 @@ func (p platform) Run(ctx context.Context) error {
 		p.Say("the platform is down; %d replicas go on. Start it again with   mlaas up   or end them with   mlaas down", n)
 	}
 	return err
+}
+
+// doorAt is where supervisors of this machine knock.
+func doorAt(dir string) string { return "unix://" + filepath.Join(dir, "door", "door.sock") }
+
+// farDoor listens for the replicas of clusters, if they are to come.
+func (p platform) farDoor(ctx context.Context) (net.Listener, error) {
+	switch {
+	case p.Door == "":
+		return nil, nil
+	case (p.Cert == "") != (p.Key == ""):
+		return nil, mlaas.Invalid("--tls-cert and --tls-key", "both or neither", first(p.Cert, p.Key))
+	case p.Cert == "" && !p.Plain:
+		return nil, tell{What: "mlaas up does not serve " + p.Door + " without TLS", Why: "whoever is on the way would read every token",
+			Fix: "give it a certificate by --tls-cert and --tls-key; or say --plain, where a proxy or the network encrypts", Kind: mlaas.ErrInvalid}
+	}
+	l, err := health.Listen(ctx, p.Door)
+	if err != nil {
+		return nil, tell{What: "cannot listen on " + p.Door, Why: err.Error(), Fix: "choose another by --door", Kind: mlaas.ErrUnavailable}
+	}
+	return secured(l, p.Cert, p.Key)
 }
 
 // openDoor listens where supervisors knock.

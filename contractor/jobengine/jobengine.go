@@ -31,6 +31,7 @@ const (
 	UserFaultSpent  Event = "user fault, spent" // the same, and no restart is left
 	Loss            Event = "loss"              // a replica is gone without the program's fault; a restart is left
 	LossSpent       Event = "loss, spent"       // the same, and no restart is left
+	ClusterGoes     Event = "cluster goes"      // its cluster is to be removed
 	StopAsked       Event = "stop asked"        // the user pressed stop
 	RuleStop        Event = "rule: stop"        // an action rule of the job says so
 	RuleRestart     Event = "rule: restart"     // the same; a restart is left
@@ -130,6 +131,7 @@ var Table = []Rule{
 	{mlaas.Starting, UserFaultSpent, mlaas.Stopping, Fail},
 	{mlaas.Starting, Loss, mlaas.Queued, Again},
 	{mlaas.Starting, LossSpent, mlaas.Stopping, Fail},
+	{mlaas.Starting, ClusterGoes, mlaas.Queued, Again},
 	{mlaas.Starting, RuleRestart, mlaas.Queued, Again},
 	{mlaas.Starting, RuleStop, mlaas.Stopping, Stop},
 	{mlaas.Starting, StopAsked, mlaas.Stopping, Stop},
@@ -142,6 +144,7 @@ var Table = []Rule{
 	{mlaas.Running, UserFaultSpent, mlaas.Stopping, Fail},
 	{mlaas.Running, Loss, mlaas.Queued, Again},
 	{mlaas.Running, LossSpent, mlaas.Stopping, Fail},
+	{mlaas.Running, ClusterGoes, mlaas.Queued, Again},
 	{mlaas.Running, RuleRestart, mlaas.Queued, Again},
 	{mlaas.Running, RuleStop, mlaas.Stopping, Stop},
 	{mlaas.Running, StopAsked, mlaas.Stopping, Stop},

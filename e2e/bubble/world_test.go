@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -42,7 +43,10 @@ type world struct {
 	book   *book
 	blob   *memory
 	series *series.Store
-	spots  []*spot
+	spots  []*spot          // the clusters that are there without a record
+	come   map[string]*spot // those that come and go by their records
+	life   context.Context  // of all clusters
+	power  sync.WaitGroup   // of their replicas
 	all    []*server
 	broken breakage // nil: it is not
 
@@ -103,17 +107,14 @@ func newWorld(t *testing.T, broken breakage) (w *world, end func()) {
 	w.series = &series.Store{Dir: scratch(t), Blob: w.blob}
 	w.must(w.series.Open())
 	ctx, cancel := context.WithCancel(w.ctx)
-	var power sync.WaitGroup
+	power := &w.power
+	w.life = ctx
 	power.Go(func() { _ = w.series.Run(ctx) })
 	for _, s := range []struct {
 		name  string
 		cores mlaas.MilliCPU
 	}{{"east", 4}, {"west", 4}, {"north", 8}} {
-		place := &spot{w: w, name: s.name, changed: make(chan struct{}), lines: map[*crossing]context.CancelCauseFunc{}}
-		place.Executor = &scripted.Executor{Node: s.name, Total: mlaas.Resources{CPU: s.cores * 1000, Memory: 64 << 30}, Play: place.play}
-		place.Connect(place)
-		w.spots = append(w.spots, place)
-		power.Go(func() { _ = place.Executor.Run(ctx) })
+		w.spots = append(w.spots, w.build(s.name, s.cores))
 	}
 	return w, func() {
 		for _, s := range w.all {
@@ -125,6 +126,15 @@ func newWorld(t *testing.T, broken breakage) (w *world, end func()) {
 		w.must(w.series.Close())
 		w.must(db.Close())
 	}
+}
+
+// build makes a cluster with so many cores.
+func (w *world) build(name string, cores mlaas.MilliCPU) *spot {
+	place := &spot{w: w, name: name, changed: make(chan struct{}), lines: map[*crossing]context.CancelCauseFunc{}}
+	place.Executor = &scripted.Executor{Node: name, Total: mlaas.Resources{CPU: cores * 1000, Memory: 64 << 30}, Play: place.play}
+	place.Connect(place)
+	w.power.Go(func() { _ = place.Executor.Run(w.life) })
+	return place
 }
 
 // scratch is a folder in memory where there is one: a simulation has its own
@@ -244,16 +254,30 @@ func (w *world) contract(name string) *server {
 
 func (w *world) boost(name string) *server {
 	return w.serve(name, func(s *server, m *lease.Member) func(context.Context) error {
-		f := &booster.Fleet{Member: m, Log: m.Log, Clusters: map[string]func(context.Context, *lease.Tenure, func(*booster.Monitor)) error{}}
 		gate := s.gate
+		f := &booster.Fleet{Member: m, DB: gate, Log: m.Log}
+		at := map[string]*spot{}
 		for _, place := range w.spots {
-			f.Clusters[place.name] = func(ctx context.Context, t *lease.Tenure, open func(*booster.Monitor)) error {
-				b := &booster.Booster{DB: t.Over(), Blob: w.blob, Series: &keeping{w.series, w, gate, place}, Key: []byte("a key of 32 bytes, as there is one"),
-					Cluster: place.name, Executor: &reach{place.Executor, place, gate}, DoorURL: "pipe", Now: s.now, Log: m.Log.With("cluster", place.name)}
-				open(b.Monitor())
-				defer place.opened(gate, b.Monitor())()
+			f.Fixed = append(f.Fixed, place.name)
+			at[place.name] = place
+		}
+		f.Serve = func(ctx context.Context, t *lease.Tenure, c booster.Reach, open func(http.Handler)) error {
+			place := at[c.Spec.Name]
+			if place == nil {
+				w.mu.Lock()
+				place = w.come[c.Spec.Name]
+				w.mu.Unlock()
+			}
+			b := &booster.Booster{DB: t.Over(), Blob: w.blob, Key: []byte("a key of 32 bytes, as there is one"),
+				Cluster: c.Spec.Name, Of: c.Spec.Changed, DoorURL: "pipe", Now: s.now, Log: m.Log.With("cluster", c.Spec.Name)}
+			if place == nil { // it cannot even be called
+				b.Series, b.Executor = w.series, booster.Unreached("kubernetes", fmt.Errorf("its token has expired: %w", mlaas.ErrUnauthorized))
 				return b.Run(ctx)
 			}
+			b.Series, b.Executor = &keeping{w.series, w, gate, place}, &reach{place.Executor, place, gate}
+			open(b.Monitor().Handler())
+			defer place.opened(gate, b.Monitor())()
+			return b.Run(ctx)
 		}
 		return f.Run
 	})

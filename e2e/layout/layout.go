@@ -21,6 +21,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"mlaas.dev/mlaas/internal/link"
 )
 
 // The layouts.
@@ -57,8 +59,8 @@ type Options struct {
 // A Platform is what was started.
 type Platform struct {
 	Options
-	URL, Token string           // of the public door
-	Links      map[string]*Link // "store" and "blob", with Options.Proxy
+	URL, Token string                // of the public door
+	Links      map[string]*link.Link // "store" and "blob", with Options.Proxy
 
 	processes []*Process // in the order in which they start
 	balancer  *Balancer
@@ -76,7 +78,7 @@ func Start(ctx context.Context, o Options) (p *Platform, err error) {
 	if o.Binary, err = filepath.Abs(o.Binary); err != nil {
 		return nil, err
 	}
-	p = &Platform{Options: o, Links: map[string]*Link{}}
+	p = &Platform{Options: o, Links: map[string]*link.Link{}}
 	defer func() {
 		if err != nil {
 			p.Close()

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"mlaas.dev/mlaas/internal/link"
 )
 
 // several is the services apart: one of each, or two with a balancer in front.
@@ -232,7 +234,7 @@ func (p *Platform) link(name, address string, within func(func() error) error) (
 	if !p.Proxy {
 		return address, nil
 	}
-	l := &Link{To: address, Host: p.Net.Gateway()}
+	l := &link.Link{To: address, Host: p.Net.Gateway()}
 	p.Links[name] = l
 	return l.Start()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"mlaas.dev/mlaas/e2e/layout"
+	"mlaas.dev/mlaas/internal/link"
 )
 
 // Bad is a wire between the services and a server under them that is bad in
@@ -19,18 +20,18 @@ import (
 type Bad struct {
 	What    string
 	Link    string // "store" or "blob"
-	Weather layout.Weather
+	Weather link.Weather
 }
 
 // bads are all ways in which a wire is bad here.
 func bads() (all []Fault) {
-	for _, link := range []string{"store", "blob"} {
+	for _, name := range []string{"store", "blob"} {
 		all = append(all,
-			&Bad{"slow wire", link, layout.Weather{Delay: 200 * time.Millisecond}},
-			&Bad{"half-open wire", link, layout.Weather{Silent: true}},
-			&Bad{"wire deaf one way", link, layout.Weather{Silent: true, Up: true}},
-			&Bad{"wire mute the other way", link, layout.Weather{Silent: true, Down: true}},
-			&Bad{"wire cut", link, layout.Weather{Refuse: true}})
+			&Bad{"slow wire", name, link.Weather{Delay: 200 * time.Millisecond}},
+			&Bad{"half-open wire", name, link.Weather{Silent: true}},
+			&Bad{"wire deaf one way", name, link.Weather{Silent: true, Up: true}},
+			&Bad{"wire mute the other way", name, link.Weather{Silent: true, Down: true}},
+			&Bad{"wire cut", name, link.Weather{Refuse: true}})
 	}
 	return all
 }
@@ -50,7 +51,7 @@ func (b *Bad) Inject(_ context.Context, s *Stage) error {
 }
 
 func (b *Bad) Heal(_ context.Context, s *Stage) error {
-	s.platform.Links[b.Link].Set(layout.Weather{})
+	s.platform.Links[b.Link].Set(link.Weather{})
 	return nil
 }
 

@@ -19,7 +19,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,6 +28,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mlaas.dev/mlaas/internal/link"
 )
 
 // patience is how long one thing of a cluster may take to come up.
@@ -68,8 +69,8 @@ type Cluster struct {
 	lock    *os.File
 	pki     *authority
 	network *network
-	relay   *relay
-	client  *http.Client // as the administrator, past the relay
+	address string       // of the API server, from this machine
+	client  *http.Client // as the administrator, past any partition
 
 	ctx  context.Context // ends when a process dies that should not
 	fail context.CancelCauseFunc
@@ -77,7 +78,8 @@ type Cluster struct {
 	mu        sync.Mutex
 	processes map[string]*process
 	nodes     []*node
-	exposed   []*relay
+	links     []*link.Link // across the border
+	weather   link.Weather
 	closed    bool
 }
 
@@ -174,11 +176,11 @@ func (c *Cluster) open(ctx context.Context) (err error) {
 	if c.network, err = newNetwork(c); err != nil {
 		return err
 	}
-	door, err := net.Listen("tcp", "127.0.0.1:0")
+	door, address, err := newDoor(c.network)
 	if err != nil {
 		return err
 	}
-	c.relay = startRelay(door, func(ctx context.Context) (net.Conn, error) { return c.network.dial(ctx, "tcp", apiAddress) })
+	c.address, c.links = address, []*link.Link{door}
 	if c.pki, err = newAuthority(filepath.Join(c.dir, "pki")); err != nil {
 		return err
 	}
@@ -212,18 +214,15 @@ func (c *Cluster) Close() error {
 		return nil
 	}
 	c.closed = true
-	nodes, exposed := c.nodes, c.exposed
+	nodes, links := c.nodes, c.links
 	var processes []*process
 	for _, p := range c.processes {
 		processes = append(processes, p)
 	}
 	c.mu.Unlock()
 
-	if c.relay != nil {
-		c.relay.close()
-	}
-	for _, r := range exposed {
-		r.close()
+	for _, l := range links {
+		l.Close()
 	}
 	if c.client != nil {
 		c.client.CloseIdleConnections()

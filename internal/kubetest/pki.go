@@ -170,5 +170,5 @@ func (c *Cluster) Kubeconfig() []byte {
 // KubeconfigFor is Kubeconfig for whom the certificate says, as long as it says:
 // what he may do is up to the roles in the cluster.
 func (c *Cluster) KubeconfigFor(user string, groups []string, until time.Time) ([]byte, error) {
-	return c.pki.kubeconfig(c.relay.listener.Addr().String(), user, groups, until)
+	return c.pki.kubeconfig(c.address, user, groups, until)
 }

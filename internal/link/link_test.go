@@ -1,11 +1,10 @@
-package layout
+package link
 
 import (
 	"errors"
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 )
@@ -106,34 +105,62 @@ func TestLink(t *testing.T) {
 	}
 }
 
-// A balancer skips whoever does not accept, and says nothing of it.
-func TestBalancer(t *testing.T) {
-	gone, err := FreePort()
+// What one side ends, the other reads to its end, and may answer still; in
+// silence it is not told. A link that is closed ends everything.
+func TestLinkEnds(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, heardOne := echo(t)
-	two, heardTwo := echo(t)
-	b := &Balancer{Backends: []string{one, net.JoinHostPort("127.0.0.1", strconv.Itoa(gone)), two}}
-	at, err := b.Start()
+	defer server.Close()
+	l := &Link{To: server.Addr().String()}
+	at, err := l.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
-	for range 12 {
-		c, err := net.Dial("tcp", at)
+	defer l.Close()
+	pair := func() (near, far *net.TCPConn) {
+		t.Helper()
+		n, err := net.Dial("tcp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Write([]byte("x")); err != nil {
+		f, err := server.Accept()
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			t.Errorf("no answer: %v", err)
-		}
-		c.Close()
+		t.Cleanup(func() { n.Close(); f.Close() })
+		return n.(*net.TCPConn), f.(*net.TCPConn)
 	}
-	if len(heardOne) < 4 || len(heardTwo) < 4 {
-		t.Errorf("%d and %d of 12 connections, want each a share", len(heardOne), len(heardTwo))
+	near, far := pair()
+	if _, err := io.WriteString(near, "question"); err != nil {
+		t.Fatal(err)
+	}
+	near.CloseWrite()
+	if said, err := io.ReadAll(far); err != nil || string(said) != "question" {
+		t.Errorf("the server read %q, %v", said, err)
+	}
+	if _, err := io.WriteString(far, "answer"); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	if said, err := io.ReadAll(near); err != nil || string(said) != "answer" {
+		t.Errorf("the client read %q, %v", said, err)
+	}
+
+	near, far = pair()
+	l.Set(Weather{Silent: true})
+	near.Close()
+	far.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("in silence the server is told of the end: %v", err)
+	}
+	l.Close()
+	far.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := far.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a closed link left a connection open: %v", err)
+	}
+	if _, err := net.Dial("tcp", at); err == nil {
+		t.Error("a closed link listens")
 	}
 }

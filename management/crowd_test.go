@@ -1,0 +1,93 @@
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"mlaas.dev/mlaas"
+)
+
+func TestCrowdReadsOnce(t *testing.T) {
+	var all crowds
+	k := runKey{mlaas.DefaultTenant, "r"}
+	c, leave := all.join(k)
+	other, leaveToo := all.join(k)
+	if c != other {
+		t.Fatal("two who follow one run are not of one crowd")
+	}
+	var reads atomic.Int64
+	page := func(ctx context.Context, from int64, fails error) (*page, error) {
+		return c.page(ctx, pageKey{topic: "log", from: from}, func() (json.RawMessage, int64, error) {
+			reads.Add(1)
+			return json.RawMessage(fmt.Sprintf("[%d]", from)), from + 1, fails
+		})
+	}
+	var wait sync.WaitGroup
+	for range 50 {
+		wait.Go(func() {
+			if p, err := page(t.Context(), 7, nil); err != nil || string(p.data) != "[7]" || p.to != 8 {
+				t.Errorf("%+v %v", p, err)
+			}
+		})
+	}
+	wait.Wait()
+	if n := reads.Load(); n != 1 {
+		t.Errorf("it was read %d times", n)
+	}
+	// What failed is read again by the next who comes.
+	broken := errors.New("broken")
+	if _, err := page(t.Context(), 9, broken); !errors.Is(err, broken) {
+		t.Errorf("a reading that failed: %v", err)
+	}
+	if p, err := page(t.Context(), 9, nil); err != nil || p.to != 10 {
+		t.Errorf("%+v %v", p, err)
+	}
+	// Only so many are kept.
+	for i := range int64(keepPages) {
+		if _, err := page(t.Context(), 100+i, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if before := reads.Load(); len(c.pages) != keepPages || len(c.order) != keepPages {
+		t.Errorf("%d and %d pages are kept", len(c.pages), len(c.order))
+	} else if _, err := page(t.Context(), 7, nil); err != nil || reads.Load() != before+1 {
+		t.Errorf("the oldest is still there: %v", err)
+	}
+	leave()
+	leaveToo()
+	if len(all.byRun) != 0 {
+		t.Error("the pages of a run are kept though nobody follows it")
+	}
+}
+
+// Who reads for others may go: another one reads.
+func TestCrowdReaderGoes(t *testing.T) {
+	var all crowds
+	c, leave := all.join(runKey{mlaas.DefaultTenant, "r"})
+	defer leave()
+	ctx, cancel := context.WithCancel(t.Context())
+	reading, k := make(chan struct{}), pageKey{from: 1}
+	gone := make(chan error)
+	go func() {
+		_, err := c.page(ctx, k, func() (json.RawMessage, int64, error) {
+			close(reading)
+			<-ctx.Done()
+			return nil, 0, ctx.Err()
+		})
+		gone <- err
+	}()
+	<-reading
+	go cancel() // while the other waits for it
+	p, err := c.page(t.Context(), k, func() (json.RawMessage, int64, error) { return json.RawMessage("[]"), 3, nil })
+	if err != nil || p.to != 3 {
+		t.Errorf("%+v %v", p, err)
+	}
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first: %v", err)
+	}
+}
