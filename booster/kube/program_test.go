@@ -26,7 +26,7 @@ import (
 // A door is the platform as the supervisors of pods see it: it gives one
 // program to each that calls, and keeps what they say.
 type door struct {
-	t     *testing.T
+	t     testing.TB
 	blobs map[mlaas.Digest][]byte
 	said  chan struct{} // closed and made anew at each word
 
@@ -39,7 +39,7 @@ type door struct {
 	seq    map[string]int64
 }
 
-func newDoor(t *testing.T) (*door, *httptest.Server) {
+func newDoor(t testing.TB) (*door, *httptest.Server) {
 	d := &door{
 		t: t, blobs: map[mlaas.Digest][]byte{}, said: make(chan struct{}), start: map[string]mlaas.Start{}, hellos: map[string]mlaas.Hello{},
 		phases: map[string]mlaas.Phase{}, lines: map[string]string{}, points: map[string][]mlaas.Point{}, seq: map[string]int64{},

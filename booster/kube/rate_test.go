@@ -4,6 +4,10 @@ package kube_test
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -171,5 +175,99 @@ func BenchmarkRate(b *testing.B) {
 				n, float64(n)/r.wall.Seconds(), r.cpu.Seconds(), r.calls, float64(n)/o.wall.Seconds(), o.cpu.Seconds(), o.calls,
 				r.wall.Seconds()/o.wall.Seconds(), o.cpu.Seconds()/r.cpu.Seconds(), float64(o.calls)/float64(r.calls))
 		}
+	}
+}
+
+// BenchmarkFirstLine compares the time from Start to the first line of a
+// program, by its own clock, with that of a bare pod of the same image, both
+// with everything pulled.
+//
+//	go test ./booster/kube -run - -bench FirstLine -benchtime 1x -v
+func BenchmarkFirstLine(b *testing.B) {
+	const times = 10
+	c := kubetest.Start(b, kubetest.Opts{Name: "first", Nodes: kubetest.Real(1)})
+	binary := filepath.Join(b.TempDir(), "mlaas")
+	build(b, binary, "../../cmd/mlaas")
+	python, err := kubetest.Python()
+	if err != nil {
+		b.Fatal(err)
+	}
+	give(b, c, kubetest.Image{Ref: "kubetest.local/supervisor:1", Files: map[string]string{"/mlaas": binary}}, python)
+	d, server := newDoor(b)
+	address, err := c.Expose(server.Listener.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := newPlace(c)
+	p.settings.Copy, p.settings.Images[""] = "image", kubetest.PythonRef
+	e := p.open(b)
+	ctx := b.Context()
+	go e.Watch(ctx, d.watch(new(booster.News)))
+	api, err := e.Client()
+	if err != nil {
+		b.Fatal(err)
+	}
+	const program = "import time; print('at', time.time(), flush=True)"
+	after := func(began time.Time, text string) time.Duration {
+		_, text, _ = strings.Cut(text, "at ")
+		text, _, _ = strings.Cut(text, "\n")
+		at, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(at*1e9) - time.Duration(began.UnixNano())
+	}
+	ours := func() time.Duration {
+		f := fence("worker-0")
+		d.program(f, program)
+		s := p.spec(f)
+		s.Door = "http://" + address + "/cluster/east"
+		began := time.Now()
+		if err := e.Start(ctx, s); err != nil {
+			b.Fatal(err)
+		}
+		_, lines := d.over(f)
+		if err := e.Stop(ctx, f); err != nil {
+			b.Fatal(err)
+		}
+		return after(began, lines)
+	}
+	bare := func() time.Duration {
+		f := fence("worker-0")
+		pod, err := e.Pod(p.spec(f))
+		if err != nil {
+			b.Fatal(err)
+		}
+		pod.Labels, pod.Spec.Volumes, pod.Spec.Containers[0].Env, pod.Spec.Containers[0].VolumeMounts = nil, nil, nil, nil
+		pod.Spec.Containers[0].Command, pod.Spec.Containers[0].WorkingDir = []string{"/usr/bin/python3", "-c", program}, ""
+		began := time.Now()
+		if _, err := api.Pods(p.name).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		w, err := api.Pods(p.name).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + pod.Name})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer w.Stop()
+		for event := range w.ResultChan() {
+			if now, ok := event.Object.(*corev1.Pod); ok && now.Status.Phase == corev1.PodSucceeded {
+				break
+			}
+		}
+		text, err := api.Pods(p.name).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return after(began, string(text))
+	}
+	ours() // so that everything is there
+	for b.Loop() {
+		var o, r []time.Duration
+		for range times {
+			o, r = append(o, ours()), append(r, bare())
+		}
+		slices.Sort(o)
+		slices.Sort(r)
+		b.Logf("to the first line, median of %d: bare %s, ours %s (at most 1 s more)", times, r[times/2].Round(time.Millisecond), o[times/2].Round(time.Millisecond))
 	}
 }
