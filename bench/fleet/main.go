@@ -168,7 +168,7 @@ func run(ctx context.Context, n int) (err error) {
 	}}
 	all.Go(func() { _ = lines.Run(ctx) })
 	all.Go(func() { _ = (&contractor.Contractor{DB: db, Member: member, Log: log}).Run(ctx) })
-	all.Go(func() { _ = db.Watch(ctx, 0, []string{"cluster", "runstate"}, p.changes) })
+	all.Go(func() { _ = db.Watch(ctx, 0, []string{"cluster", "clusterspec", "runstate"}, p.changes) })
 	all.Go(func() { _ = fleet.Run(ctx) })
 
 	// All 50 come at once.
@@ -271,7 +271,7 @@ func (p *platform) connect(ctx context.Context, names []string) (time.Duration, 
 		return 0, err
 	}
 	up := map[string]bool{}
-	err := p.until(ctx, func(c store.Change) bool {
+	err := p.until(ctx, "every live cluster is up", func(c store.Change) bool {
 		if k, err := store.Clusters(p.db).Decode(c.Row); c.Row.Key.Kind == "cluster" && err == nil && k.Up {
 			up[k.Name] = true
 		}
@@ -293,21 +293,21 @@ func (p *platform) forget(ctx context.Context, names []string) error {
 		}
 	}
 	gone := map[string]bool{}
-	return p.until(ctx, func(c store.Change) bool {
-		if c.Row.Key.Kind == "cluster" && c.Deleted {
+	return p.until(ctx, "clusters that were removed are gone", func(c store.Change) bool {
+		if c.Row.Key.Kind == "clusterspec" && c.Deleted { // one that was never heard of has no other record
 			gone[c.Row.Key.ID] = true
 		}
 		return len(gone) == len(names)
 	})
 }
 
-func (p *platform) until(ctx context.Context, done func(store.Change) bool) error {
+func (p *platform) until(ctx context.Context, what string, done func(store.Change) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		select {
 		case <-ctx.Done():
-			return errors.New("what was waited for did not come within a minute")
+			return fmt.Errorf("%s: not within a minute", what)
 		case c := <-p.changes:
 			if !c.Synced && done(c) {
 				return nil
@@ -334,7 +334,7 @@ func (p *platform) starts(ctx context.Context, n int) (all []time.Duration, err 
 			return nil, err
 		}
 		started := time.Duration(0)
-		if err := p.until(ctx, func(c store.Change) bool {
+		if err := p.until(ctx, fmt.Sprintf("run %d of %d starts and ends", i, n+5), func(c store.Change) bool {
 			if c.Row.Key.Kind != "runstate" || c.Row.Key.ID != string(id) {
 				return false
 			}
