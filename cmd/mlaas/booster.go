@@ -108,7 +108,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(*booster
 		return err
 	}
 	open(b.Monitor())
-	defer m.shards.set(localCluster, lines)()
+	defer m.shards.set(localCluster, lines, b.Monitor())()
 
 	all, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Handler: m.fleet.Door(localCluster), ReadHeaderTimeout: 10 * time.Second}

@@ -17,6 +17,7 @@ import (
 	"mlaas.dev/mlaas/contractor"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/stream"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
@@ -87,7 +88,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 		Health: &health.Prober{Checks: []health.Check{
 			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
 		}},
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
+		DB: x.db, Blob: x.blob, Series: x.series, Inside: monitors{localCluster: x.monitor}, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
@@ -103,6 +104,34 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	showBooster(x.metrics, localCluster, x.booster.Counts)
 	x.management.Metrics = x.metrics.Handler()
 	return x, nil
+}
+
+// monitors are the clusters that this process serves, for its own management.
+type monitors map[string]*booster.Monitor
+
+func (x monitors) of(cluster string) (*booster.Monitor, error) {
+	if m := x[cluster]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("nobody serves cluster %s now: %w", cluster, mlaas.ErrUnavailable)
+}
+
+// Open opens a stream into a replica.
+func (x monitors) Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaas.Open, by string) (*stream.Stream, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return m.Open(ctx, f, ask, by)
+}
+
+// Log is what the executor keeps of a replica's container.
+func (x monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return "", err
+	}
+	return m.Log(ctx, f)
 }
 
 // services are what runs until the platform ends, by name.
