@@ -68,7 +68,7 @@ func (m *Monitor) Open(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by st
 		return nil, fmt.Errorf("%d streams into replicas of %s are open, which is all there may be: try again later: %w", openAtOnce, m.b.Cluster, mlaas.ErrTooMany)
 	}
 	if err := m.audit(ctx, f, ask, by); err != nil {
-		m.waits.leave(ask.ID, true)
+		m.waits.leave(ask.ID)
 		return nil, err
 	}
 	c.tell(mlaas.Down{Open: &ask})
@@ -83,7 +83,7 @@ func (m *Monitor) Open(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by st
 			case <-m.b.life.Done():
 				s.Close()
 			}
-			m.waits.leave(ask.ID, true)
+			m.waits.leave(ask.ID)
 		}()
 		return s, nil
 	case <-ctx.Done():
@@ -94,7 +94,7 @@ func (m *Monitor) Open(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by st
 		err = fmt.Errorf("%s did not answer within %s: %w", f.Replica, openWithin, mlaas.ErrUnavailable)
 	}
 	close(w.gone) // it may come at this very moment
-	m.waits.leave(ask.ID, true)
+	m.waits.leave(ask.ID)
 	return nil, err
 }
 
@@ -155,16 +155,24 @@ func (w *waiting) enter(id string, who waiter) (ok bool) {
 	return true
 }
 
-// leave forgets who waits, and the stream as well where it is over.
-func (w *waiting) leave(id string, over bool) (waiter, bool) {
+// leave forgets a stream that is over, and who waits for it.
+func (w *waiting) leave(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.all, id)
+	w.open--
+}
+
+// take finds who waits for a stream from f; nobody does any more then.
+func (w *waiting) take(id string, f mlaas.Fence) (waiter, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	who, ok := w.all[id]
-	delete(w.all, id)
-	if over {
-		w.open--
+	if !ok || who.fence != f { // the other one still comes
+		return waiter{}, false
 	}
-	return who, ok
+	delete(w.all, id)
+	return who, true
 }
 
 // serveStream takes a stream that a supervisor was told to open, and hands it
@@ -175,8 +183,8 @@ func (m *Monitor) serveStream(w http.ResponseWriter, r *http.Request) {
 		m.refuse(w, r, err)
 		return
 	}
-	who, ok := m.waits.leave(r.PathValue("id"), false)
-	if !ok || who.fence != f {
+	who, ok := m.waits.take(r.PathValue("id"), f)
+	if !ok {
 		m.refuse(w, r, fmt.Errorf("nobody waits for this stream: %w", mlaas.ErrNotFound))
 		return
 	}

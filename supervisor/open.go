@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/internal/stream"
@@ -198,13 +199,13 @@ func (s *Supervisor) beside(ctx context.Context, ask mlaas.Open, at *stream.Stre
 	defer func() { shut(ours) }()
 	begin := func() error {
 		if ask.Terminal != nil {
-			master, tty, err := pty.Open()
+			master, tty, err := openTerminal()
 			if err != nil {
 				return err
 			}
 			ours, theirs = append(ours, master), append(theirs, tty)
 			resize = func(to mlaas.Size) {
-				if err := pty.Setsize(master, &pty.Winsize{Cols: uint16(to.Columns), Rows: uint16(to.Rows)}); err != nil {
+				if err := setSize(master, to); err != nil {
 					s.Log.Info("a terminal keeps its size", "error", err)
 				}
 			}
@@ -263,7 +264,7 @@ func (s *Supervisor) beside(ctx context.Context, ask mlaas.Open, at *stream.Stre
 	if wrong != nil {
 		text, _ := io.ReadAll(io.LimitReader(wrong, 64<<10))
 		if why := strings.TrimSpace(string(text)); why != "" {
-			err = errors.New(why)
+			err = fmt.Errorf("%s: %w", why, mlaas.ErrInvalid)
 		}
 	}
 	state := c.Wait()
@@ -288,6 +289,37 @@ func (s *Supervisor) beside(ctx context.Context, ask mlaas.Open, at *stream.Stre
 	default:
 		return stream.Fail(state)
 	}
+}
+
+// openTerminal makes a terminal. Reading the master can be called off: the
+// library leaves it in blocking mode, where nothing wakes who reads.
+func openTerminal() (master, tty *os.File, err error) {
+	first, tty, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer first.Close()
+	fd, err := unix.FcntlInt(first.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		tty.Close()
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), "terminal"), tty, nil
+}
+
+func setSize(master *os.File, to mlaas.Size) error {
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	size := &unix.Winsize{Col: uint16(to.Columns), Row: uint16(to.Rows)}
+	if e := raw.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) }); e != nil {
+		return e
+	}
+	return err
 }
 
 // aside are the variables of a command beside the program: those of the

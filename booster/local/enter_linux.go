@@ -567,6 +567,8 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 		return 0, err
 	}
 	unix.CloseOnExec(3) // what the command leaves behind would hold it open
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before it starts: what we ignore it would ignore
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
 		Dir: filepath.Join(in.Folder, supervisor.CodeDir), Env: env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
@@ -579,8 +581,6 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 		return 0, err
 	}
 	wrong.Close()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	go func() {
 		<-signals
 		syscall.Kill(-pid, syscall.SIGKILL)

@@ -28,7 +28,8 @@ func (c *cli) shellCommand() *cobra.Command {
 		Long: `Opens a shell beside the program of a running replica: as the program's user, in
 its sandbox, with its variables, in the folder of its code. What it uses counts
 as the program's. It goes through the platform, wherever the replica runs, and
-ends with this command; that you opened it stands in the replica's history.`,
+ends with this command (what it left in the background ends with the replica);
+that you opened it stands in the replica's history.`,
 		Example: `  mlaas shell mnist                            the first replica of the newest run
   mlaas shell mnist/7 worker-1
   mlaas shell mnist worker-0 -- nvidia-smi

@@ -30,7 +30,8 @@ func superviseCommand() *cobra.Command {
 			debug.SetMemoryLimit(64 << 20)
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM)
 			defer stop()
-			signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+			// Taken and not heeded: what is ignored, programs and shells would ignore.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
 			config, err := supervisor.ReadConfig(args[0])
 			if err != nil {
 				return err
