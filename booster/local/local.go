@@ -66,11 +66,13 @@ type watcher struct {
 
 var _ booster.Executor = (*Executor)(nil)
 
-// How long what a dead supervisor left is delivered before its loss is told:
-// longer where its program had ended before, because then its outcome is among
-// what is delivered.
+// How long what a dead supervisor left is delivered before its loss is told, and
+// its run begins again: after that nobody takes it any more. A second is enough
+// where all is well; where the store or the place for content is away for a
+// while, nothing that begins again would get anywhere either. Longer where its
+// program had ended before, because then its outcome is among what is delivered.
 const (
-	drainTime    = 15 * time.Second
+	drainTime    = 2 * time.Minute
 	deliveryTime = 10 * time.Minute
 )
 

@@ -18,7 +18,7 @@ import (
 
 // settlePatience is how long runs may take to be over when nothing is wrong
 // any more.
-const settlePatience = 90 * time.Second
+const settlePatience = 4 * time.Minute
 
 type run struct {
 	ID, Job string
@@ -320,7 +320,7 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 		if dropped {
 			c.tally.find(&c.tally.Told, "told: %s", m)
 		} else {
-			c.tally.lost("%s", m)
+			c.tally.lost("%s (%s)", m, c.story(ctx, e.ID))
 		}
 	}
 	if stopped {
@@ -332,6 +332,29 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 		c.tally.duplicated("run %s made one checkpoint and has %d", e.ID, n)
 	}
 	return true, nil
+}
+
+// story is what became of the replicas of a run, for who must find out why
+// something of it is not there.
+func (c *Check) story(ctx context.Context, run string) string {
+	var replicas page[struct {
+		Replica string
+		History []struct {
+			Time           time.Time
+			Epoch          int
+			Status, Reason string
+		}
+	}]
+	if err := c.get(ctx, "/api/run/"+run+"/node", &replicas); err != nil {
+		return err.Error()
+	}
+	var story []string
+	for _, r := range replicas.Items {
+		for _, e := range r.History {
+			story = append(story, fmt.Sprintf("%s %s attempt %d %s: %s", e.Time.Format("15:04:05.000"), r.Replica, e.Epoch, e.Status, e.Reason))
+		}
+	}
+	return strings.Join(story, "; ")
 }
 
 // dropped reports whether a run says that lines or points of it found no room
