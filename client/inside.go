@@ -53,7 +53,7 @@ func (c *Client) stream(ctx context.Context, path string, run mlaas.RunID, q url
 	if c.Agent != "" {
 		h.Set("User-Agent", c.Agent)
 	}
-	conn, answer, err := websocket.Dial(ctx, at, &websocket.DialOptions{HTTPClient: c.HTTP, HTTPHeader: h}) //nolint:bodyclose // what is left of it is read below
+	conn, answer, err := websocket.Dial(ctx, at, &websocket.DialOptions{HTTPClient: c.HTTP, HTTPHeader: h})
 	if err != nil {
 		if answer != nil && answer.StatusCode >= 400 {
 			c.trace(http.MethodGet, at, answer.Status)

@@ -3,6 +3,7 @@ package management
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -63,7 +64,7 @@ func (e *echo) Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaa
 		return nil, err
 	}
 	u := strings.NewReplacer(" ", "+", `"`, "'").Replace(cluster + " " + f.Replica + " " + by + " " + string(text))
-	c, _, err := websocket.Dial(ctx, e.url+"/?"+u, nil) //nolint:bodyclose // Dial has read it
+	c, _, err := websocket.Dial(ctx, e.url+"/?"+u, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (a *api) stream(path string, headers ...string) (*stream.Stream, *http.Resp
 			h.Del(headers[i])
 		}
 	}
-	c, answer, err := websocket.Dial(a.t.Context(), a.url+path, &websocket.DialOptions{HTTPHeader: h}) //nolint:bodyclose // Dial has read it
+	c, answer, err := websocket.Dial(a.t.Context(), a.url+path, &websocket.DialOptions{HTTPHeader: h})
 	if err != nil {
 		return nil, answer
 	}
@@ -133,7 +134,7 @@ func TestShellAndPort(t *testing.T) {
 		if got := next(t, s); got != `q{"code":3}` {
 			t.Errorf("it ends with %q", got)
 		}
-		if _, err := s.Receive(t.Context()); err != io.EOF {
+		if _, err := s.Receive(t.Context()); !errors.Is(err, io.EOF) {
 			t.Errorf("after its end: %v", err)
 		}
 		<-e.ended
