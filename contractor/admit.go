@@ -121,7 +121,7 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		}
 		d := elect(w, rooms)
 		switch {
-		case d.never != "" && w.state.Epoch == 0: // one that ran may wait for a cluster as large as it had
+		case d.never != "" && (d.shut || w.state.Epoch == 0): // one that ran may wait for a cluster as large as it had
 			err = c.refuse(ctx, w, d.never)
 		case d.place != nil:
 			err = c.place(ctx, w, d)
@@ -205,6 +205,7 @@ type decision struct {
 	place   *room           // it starts here; nil: it waits
 	could   []*room         // it waits for room in one of these
 	never   string          // it can never start, because
+	shut    bool            // by a rule of its job: it waits for no other cluster
 	down    *room           // it could start here, if the cluster were up and lent anything
 	workers int             // how many it is given, at most what it asks for
 	ask     mlaas.Resources // what it needs then
@@ -231,7 +232,7 @@ func elect(w *waiting, rooms []*room) decision {
 		}
 	}
 	if len(open) == 0 && node != "" {
-		return decision{never: fmt.Sprintf("no %s may run on node %s, as a rule of its job says, and there is no other", role, node)}
+		return decision{shut: true, never: fmt.Sprintf("no %s may run on node %s, as a rule of its job says, and there is no other", role, node)}
 	}
 	return decide(w.run.Spec, open)
 }
