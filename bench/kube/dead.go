@@ -109,7 +109,7 @@ func (b *bench) dead(ctx context.Context) error {
 // returns after how long the live ones, which come first, were up, and how long
 // each of many starts took until its pod ran.
 func (b *bench) starting(ctx context.Context, prefix string, all map[string]*kubetest.Cluster, configs [][]byte, live int) (connected time.Duration, took []float64, err error) {
-	s, err := b.stage()
+	s, err := b.stage(ctx)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -34,7 +34,7 @@ func (b *bench) late(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	s, err := b.stage()
+	s, err := b.stage(ctx)
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ type stage struct {
 	door string // where it listens for the replicas of clusters
 }
 
-func (b *bench) stage() (*stage, error) {
+func (b *bench) stage(ctx context.Context) (*stage, error) {
 	port, err := layout.FreePort()
 	if err != nil {
 		return nil, err
@@ -109,7 +109,14 @@ func (b *bench) stage() (*stage, error) {
 		return nil, err
 	}
 	s := &stage{p, door}
-	return s, s.Do(http.MethodPatch, "/api/cluster/local", map[string]any{"wanted": "drain"}, nil)
+	if err = s.up(ctx, "local"); err == nil {
+		err = s.Do(http.MethodPatch, "/api/cluster/local", map[string]any{"wanted": "drain"}, nil)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // add adds a cluster by a kubeconfig and does not wait for it.

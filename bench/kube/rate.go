@@ -133,7 +133,7 @@ func (b *bench) rate(ctx context.Context) error {
 		return err
 	}
 	defer end(all) //nolint:errcheck // what was measured stands
-	s, err := b.stage()
+	s, err := b.stage(ctx)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	s, err := b.stage()
+	s, err := b.stage(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,8 +84,8 @@ func (s *stage) up(ctx context.Context, name string) error {
 			Up     bool
 			Reason string
 		}
-		if err := s.Do(http.MethodGet, "/api/cluster/"+name, nil, &k); err != nil || k.Up {
-			return err
+		if err := s.Do(http.MethodGet, "/api/cluster/"+name, nil, &k); err == nil && k.Up {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -358,6 +358,22 @@ func once(t *testing.T, end client.Sight, cluster string) {
 	}
 }
 
+// counts waits until a tick.py is on its way in an attempt, as its log has it.
+func (s *stage) counts(t *testing.T, r run, attempt int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for l, err := range s.api.Log(ctx, r.id, client.LogQuery{Follow: true}) {
+		if err != nil {
+			t.Fatalf("%s does not count in attempt %d: %v", r.job, attempt, err)
+		}
+		if l.Attempt == attempt && l.Text == "tick 20" {
+			return
+		}
+	}
+	t.Fatalf("%s ended before it counted in attempt %d", r.job, attempt)
+}
+
 // counted wants the log of a tick.py: in each attempt from 1 on, no number left
 // out or twice, and in the last one to the end.
 func (s *stage) counted(t *testing.T, r run, attempts int) {
@@ -380,6 +396,39 @@ func (s *stage) counted(t *testing.T, r run, attempts int) {
 	}
 	if len(next) != attempts || end != 1 {
 		t.Errorf("%s counted to %v by attempt, and said %d times that it was at its end; want %d attempts and one end", r.job, next, end, attempts)
+	}
+}
+
+// empty wants no pod of the platform's on a cluster, now or when those are gone
+// that are being ended.
+func (s *stage) empty(t *testing.T, name string) {
+	t.Helper()
+	type pod struct {
+		Metadata struct {
+			Name              string
+			DeletionTimestamp string
+		}
+		Status struct{ Phase string }
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var last []pod
+	for {
+		var pods struct{ Items []pod }
+		err := s.clusters[name].Call(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods", nil, &pods)
+		if err == nil && len(pods.Items) == 0 {
+			return
+		}
+		if err == nil {
+			last = pods.Items
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("left on %s: %+v (%v)", name, last, err)
+		case <-tick.C:
+		}
 	}
 }
 
@@ -459,10 +508,11 @@ func TestClusters(t *testing.T) {
 
 	act("a kubelet and a node die", func(t *testing.T) {
 		steady = s.run(t, "steady", "testdata/tick.py", "--cpu", "0.2", "--mem", "256Mi", "--env", "GATE="+s.gateAt["west"]+"/steady")
-		s.until(t, steady, "at work", works)
+		s.counts(t, steady, 1)
 		s.only(t, "east")
 		mover = s.run(t, "mover", "testdata/tick.py", "--cpu", "0.2", "--mem", "256Mi", "--env", "GATE="+s.gateAt["east"]+"/mover")
 		on := s.until(t, mover, "at work", func(k client.Sight) bool { return works(k) && k.Replicas[0].Node != "" }).Replicas[0].Node
+		s.counts(t, mover, 1)
 		if err := s.clusters["west"].KillKubelet(0); err != nil {
 			t.Fatal(err)
 		}
@@ -488,6 +538,7 @@ func TestClusters(t *testing.T) {
 		if r := moved.Replicas[len(moved.Replicas)-1]; r.Node == on || r.Node == "" {
 			t.Errorf("it runs on %q, which is dead", r.Node)
 		}
+		s.counts(t, mover, 2)
 		close(s.gate.of("mover"))
 		s.succeeded(t, mover)
 		s.counted(t, mover, 2)
@@ -523,12 +574,7 @@ func TestClusters(t *testing.T) {
 	act("logs stay when pods and cluster are gone", func(t *testing.T) {
 		for _, name := range []string{"east", "west"} {
 			s.mlaas(t, "cluster", "remove", name, "--wait", "1m")
-			var pods struct {
-				Items []struct{ Metadata struct{ Name string } }
-			}
-			if err := s.clusters[name].Call(t.Context(), http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods", nil, &pods); err != nil || len(pods.Items) > 0 {
-				t.Errorf("left on %s: %v, %v", name, pods.Items, err)
-			}
+			s.empty(t, name)
 			if err := s.clusters[name].Close(); err != nil {
 				t.Error(err)
 			}
