@@ -99,6 +99,9 @@ gen: ## everything that is made from the code: OpenAPI, state picture, goldens
 	$(GO) test ./management -run OpenAPI -update
 	$(GO) test ./contractor/... -update
 
+chart: ## the Helm chart, rendered as Helm does
+	cd deploy/helm && $(GO) test .
+
 fuzz: ## every fuzz target for 20 s
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -rhoE '^func Fuzz[A-Za-z]+' $$p/*_test.go | sed 's/func //'); do \

@@ -51,6 +51,8 @@ func TestReadJob(t *testing.T) {
 		{`{"name": "a", "environment": {"secrets": [{"secret": "s", "variable": "S", "version": -1}]}}`, "environment.secrets[0].version", "want 1, 2"},
 		{`{"name": "a", "execution": {"parameters": {"p": "\u0000"}}}`, "execution.parameters.p", "without a NUL"},
 		{`{"name": "a", "execution": {"parameters": {"p": "` + strings.Repeat("x", 70000) + `"}}}`, "execution.parameters.p", `x"... of 70000 bytes, want`},
+		{`{"name": "a", "roles": {"worker": {"disk": "20Gi"}}}`, "", ""},
+		{`{"name": "a", "roles": {"worker": {"disk": 20}}}`, "roles.worker.disk", "at least 1Mi"},
 		{`{"name": "a", "roles": {"worker": {"memory": 1.5}}}`, "roles.worker.memory", "at least 1Mi"},
 		{`{"name": "a", "execution": {"parameters": {"p": {"b": 1}}}}`, "execution.parameters.p", "execution.parameters.p is an object, want a text"},
 		{`{"name": "a", "execution": {"parameters": {"p": [1]}}}`, "execution.parameters.p", "execution.parameters.p is a list, want a text"},

@@ -79,6 +79,10 @@ type Role struct {
 	CPU      *MilliCPU `json:"cpu,omitempty"`    // empty: 500m to be placed by, and no ceiling
 	Memory   *Bytes    `json:"memory,omitempty"` // empty: 1Gi to be placed by, and no ceiling
 	GPU      GPU       `json:"gpu"`
+
+	// Disk is for what a replica writes: on clusters it is placed by it, and may
+	// not exceed it. Empty: whatever its node has.
+	Disk *Bytes `json:"disk,omitempty"`
 }
 
 // What a role asks for where its user says nothing. A default is a request for
@@ -412,6 +416,9 @@ func (r *Role) check(name string) error {
 	}
 	if r.Memory != nil && *r.Memory < 1<<20 { // 1.5 is more likely a slip
 		return Invalid("memory", `bytes such as "256Mi", "1.5Gi" or 2000000000, at least 1Mi`, r.Memory.String())
+	}
+	if r.Disk != nil && *r.Disk < 1<<20 {
+		return Invalid("disk", `bytes such as "500Mi", "20Gi" or 2000000000, at least 1Mi`, r.Disk.String())
 	}
 	if r.GPU.Count < 0 || r.GPU.Count > 1024 {
 		return Invalid("gpu", "0 to 1024", r.GPU.Count)

@@ -350,13 +350,17 @@ func (b *Booster) each(ctx context.Context, replicas []mlaas.Replica, f func(con
 // attempt may mend. That we are ending is an error.
 func (b *Booster) begin(ctx context.Context, run mlaas.Run, r mlaas.Replica) error {
 	role := run.Spec.Roles[r.Role]
+	var disk mlaas.Bytes
+	if role != nil && role.Disk != nil {
+		disk = *role.Disk
+	}
 	var err error
 	if role == nil {
 		err = fmt.Errorf("the job has no role %s: %w", r.Role, mlaas.ErrInvalid)
 	} else {
 		within, end := trace.Start(ctx, b.Trace, "start replica", run.Trace, "replica", r.Fence.String())
 		err = b.place.start(within, Spec{
-			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Environment: run.Spec.Environment, Exclude: r.Exclude,
+			Fence: r.Fence, Job: r.Job, Need: role.Need(), Ceiling: role.Ceiling(), Disk: disk, Environment: run.Spec.Environment, Exclude: r.Exclude,
 			Token: auth.SignJob(b.Key, r.Fence, b.Now().Add(tokenLife)), Door: b.DoorURL,
 		})
 		end(err)

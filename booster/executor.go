@@ -49,6 +49,7 @@ type Spec struct {
 	Job     mlaas.JobID
 	Need    mlaas.Resources // what it was placed by
 	Ceiling mlaas.Resources // what it may not exceed; 0: no ceiling
+	Disk    mlaas.Bytes     // for what it writes, where the place can keep it apart; 0: no ceiling
 	Exclude []string        // nodes that it may not run on; a place that has no other refuses
 	Token   string          // its job token, for the door
 	Door    string          // where the door is, as seen from the replica

@@ -113,7 +113,7 @@ func (f *Fleet) follow(ctx context.Context, take func(string, *Reach), synced fu
 			case c.Synced:
 				if err := f.past(ctx, there, take); err != nil {
 					cancel()
-					<-ended
+					<-ended //nolint:errcheck // it was told to end
 					return err
 				}
 				synced(there)
@@ -132,7 +132,7 @@ func (f *Fleet) follow(ctx context.Context, take func(string, *Reach), synced fu
 					f.Log.Error("a cluster's record cannot be read", "cluster", name, "error", err)
 					if ctx.Err() == nil && mlaas.KindOf(err) == mlaas.ErrUnavailable {
 						cancel()
-						<-ended
+						<-ended    //nolint:errcheck // it was told to end
 						return err // all of it is read again
 					}
 					continue

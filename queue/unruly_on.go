@@ -12,13 +12,16 @@ import (
 	"strings"
 	"time"
 
+	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/store"
 )
 
 // Unruly is db, whose messages are as unreliable as MLAAS_FAULT_MESSAGES says:
 // "dup:0.2,late:0.3" commits one in five twice, and lets one in three, and the
 // second of two, be due only up to some seconds later and in no order with the
-// others of its key. That is what a hearer must bear anyway.
+// others of its key; "refuse:0.1" commits nothing of what one handler in ten
+// answers, so that its message comes again. That is what a hearer must bear
+// anyway.
 func Unruly(db store.Driver) store.Driver {
 	spec := os.Getenv("MLAAS_FAULT_MESSAGES")
 	if spec == "" {
@@ -28,9 +31,9 @@ func Unruly(db store.Driver) store.Driver {
 	for part := range strings.SplitSeq(spec, ",") {
 		name, text, _ := strings.Cut(part, ":")
 		p, err := strconv.ParseFloat(text, 64)
-		into := map[string]*float64{"dup": &u.dup, "late": &u.late}[name]
+		into := map[string]*float64{"dup": &u.dup, "late": &u.late, "refuse": &u.refuse}[name]
 		if into == nil || err != nil {
-			panic(fmt.Sprintf("MLAAS_FAULT_MESSAGES is %q, want dup:0.2,late:0.3", spec)) // else the test tests nothing
+			panic(fmt.Sprintf("MLAAS_FAULT_MESSAGES is %q, want dup:0.2,late:0.3,refuse:0.1", spec)) // else the test tests nothing
 		}
 		*into = p
 	}
@@ -39,7 +42,7 @@ func Unruly(db store.Driver) store.Driver {
 
 type unruly struct {
 	store.Driver
-	dup, late float64
+	dup, late, refuse float64
 }
 
 // Confirm is that of the driver below.
@@ -50,6 +53,9 @@ const unrulyTime = 4 * time.Second
 
 // Commit commits b with other messages than were asked for.
 func (u unruly) Commit(ctx context.Context, b store.Batch) error {
+	if b.Ack != nil && mathrand.Float64() < u.refuse {
+		return fmt.Errorf("refused, as MLAAS_FAULT_MESSAGES says: %w", mlaas.ErrInternal)
+	}
 	var tell []store.Message
 	for _, m := range b.Tell {
 		again := m

@@ -42,6 +42,14 @@ func TestUnruly(t *testing.T) {
 	if len(times) != n || len(k.told) < n+n/4 || late < n/4 {
 		t.Errorf("%d of %d messages came, %d in all, %d of them late", len(times), n, len(k.told), late)
 	}
+	t.Setenv("MLAAS_FAULT_MESSAGES", "refuse:1")
+	k = &keeping{}
+	if err := Unruly(k).Commit(t.Context(), store.Batch{Ack: &store.Claim{}, Tell: []store.Message{{To: "x"}}}); err == nil || len(k.told) > 0 {
+		t.Errorf("what a handler answers is committed: %v %v", k.told, err)
+	}
+	if err := Unruly(k).Commit(t.Context(), store.Batch{Tell: []store.Message{{To: "x"}}}); err != nil || len(k.told) != 1 {
+		t.Errorf("what no handler answers is refused: %v %v", k.told, err)
+	}
 	t.Setenv("MLAAS_FAULT_MESSAGES", "")
 	if Unruly(k) != store.Driver(k) {
 		t.Error("without the variable it is not the store itself")

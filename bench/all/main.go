@@ -29,6 +29,7 @@ func main() {
 		{"overhead", []string{"-bin", path}},
 		{"create", []string{"-bin", path}},
 		{"idle", []string{"-bin", path}},
+		{"fleet", nil},
 		{"commits", nil},
 		{"redis", nil},
 		{"series", nil},

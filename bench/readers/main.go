@@ -98,7 +98,7 @@ func run(binary string, pairs, clients, steps int) error {
 type crowd struct {
 	rss     float64       // MiB, the most
 	dropped time.Duration // from the last byte that was taken for it to its drop, the slowest
-	stayed  int           // were not dropped: all that there was for them was taken
+	stayed  int           // were never behind while the run spoke: all that there was for them was taken
 }
 
 // once runs the job with so many clients beside it.
@@ -113,16 +113,19 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 	var mu sync.Mutex
 	var cpu, before, after float64
 	var steps int
-	over := make(chan struct{})
+	over := make(chan struct{}) // when the run has said its last
+	var ended time.Time         // the same
 	var sockets sockets
 	for range clients {
 		all.Go(func() {
-			d, dropped, e := silent(ctx, p, run.ID, &sockets, over)
+			since, at, e := silent(ctx, p, run.ID, &sockets, over)
 			mu.Lock()
 			defer mu.Unlock()
-			err, c.dropped = errors.Join(err, e), max(c.dropped, d)
-			if !dropped {
+			err = errors.Join(err, e)
+			if at.IsZero() || !ended.IsZero() && since.After(ended.Add(-time.Second)) {
 				c.stayed++
+			} else {
+				c.dropped = max(c.dropped, at.Sub(since))
 			}
 		})
 	}
@@ -160,13 +163,16 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 		}
 		return true
 	})
+	mu.Lock()
+	ended = time.Now()
+	mu.Unlock()
+	close(over)
 	if e == nil {
 		e = p.Wait(run.ID)
 	}
 	if e != nil {
 		cancel()
 	}
-	close(over)
 	all.Wait()
 	cancel()
 	watching.Wait()
@@ -182,15 +188,15 @@ func once(p *rig.Platform, clients int) (perStep float64, c crowd, err error) {
 	return (cpu + after - before) / float64(steps), c, nil
 }
 
-// patience is how long after the end of a run one that is behind may still be
-// there: the first beat comes later.
+// patience is how long after the last word of a run one that is behind may still
+// be there: the first beat comes later.
 const patience = 12 * time.Second
 
 // silent opens the live stream, asks for all that the run says, and takes
-// nothing. It returns how long it was kept after the last byte that was taken
-// for it, and whether it was dropped at all. One that is still there a while
-// after the run must have been sent everything.
-func silent(ctx context.Context, p *rig.Platform, run string, all *sockets, over <-chan struct{}) (kept time.Duration, dropped bool, err error) {
+// nothing. It returns when the last byte was taken for it, and when it was
+// dropped; zero if it was not. One that is still there a while after the run
+// must have been sent everything.
+func silent(ctx context.Context, p *rig.Platform, run string, all *sockets, over <-chan struct{}) (since, dropped time.Time, err error) {
 	var raw *net.TCPConn
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var d net.Dialer
@@ -205,27 +211,28 @@ func silent(ctx context.Context, p *rig.Platform, run string, all *sockets, over
 		HTTPClient: client, HTTPHeader: http.Header{"Authorization": {"Bearer " + p.Token}}})
 	if err != nil {
 		if ctx.Err() != nil {
-			return 0, false, nil
+			return since, dropped, nil
 		}
-		return 0, false, fmt.Errorf("open the stream: %w", err)
+		return since, dropped, fmt.Errorf("open the stream: %w", err)
 	}
 	defer c.CloseNow()
 	for i, topic := range []string{"log", "metric", "replica"} {
 		text := fmt.Sprintf(`{"subscribe":{"id":"%d","topic":"%s","run":"%s"}}`, i, topic, run)
 		if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
-			return 0, false, fmt.Errorf("subscribe: %w", err)
+			return since, dropped, fmt.Errorf("subscribe: %w", err)
 		}
 	}
 	// What waits in the kernel, for us and on its way, stops growing when no more
 	// is taken.
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	size, since := 0, time.Now()
+	size := 0
+	since = time.Now()
 	var late <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return 0, false, nil
+			return since, dropped, nil
 		case <-over:
 			over, late = nil, time.After(patience)
 			continue
@@ -233,16 +240,16 @@ func silent(ctx context.Context, p *rig.Platform, run string, all *sockets, over
 			if more := drain(raw) - size; more > 1000 { // a beat, an end
 				err = fmt.Errorf("a client of run %s was still there %s after its end, and %d bytes more were held back for it", run, patience, more)
 			}
-			return 0, false, err
+			return since, dropped, err
 		case <-tick.C:
 		}
 		sending, open, err := all.sending(raw)
 		if err == nil && !open {
-			return time.Since(since), true, nil
+			return since, time.Now(), nil
 		}
 		n, e := queued(raw)
 		if err = errors.Join(err, e); err != nil {
-			return 0, false, err
+			return since, dropped, err
 		}
 		if n += sending; n != size {
 			size, since = n, time.Now()

@@ -34,7 +34,7 @@ func newPlace(c *kubetest.Cluster) *place {
 	}}
 }
 
-func (p *place) open(t *testing.T) *kube.Executor {
+func (p *place) open(t testing.TB) *kube.Executor {
 	t.Helper()
 	access, err := kube.Parse(p.c.Kubeconfig(), "", kube.Allow{})
 	if err != nil {

@@ -36,14 +36,14 @@ func TestFaults(t *testing.T) {
 	c := kubetest.Start(t, kubetest.Opts{Name: "faults", Nodes: kubetest.Fake(3), FastEviction: true})
 
 	// refused starts a replica that the cluster does not take.
-	refused := func(t *testing.T, e booster.Executor, s booster.Spec, kinds []error, says string) {
+	refused := func(t *testing.T, e booster.Executor, s booster.Spec, kinds []*mlaas.Kind, says string) {
 		t.Helper()
 		err := e.Start(t.Context(), s)
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Fatalf("Start says %v, want %q", err, says)
 		}
-		if mlaas.KindOf(err) != kinds[0] {
-			t.Errorf("%v is of kind %v, want %v", err, mlaas.KindOf(err), kinds[0])
+		if kind := mlaas.KindOf(err); kind != kinds[0] {
+			t.Errorf("%v is of kind %v, want %v", err, kind, kinds[0])
 		}
 		for _, k := range kinds {
 			if !errors.Is(err, k) {
@@ -60,7 +60,7 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		// What has no pod waits for one: it is asked for again, as of a cluster that does not answer.
-		refused(t, e, p.spec(fence("worker-1")), []error{mlaas.ErrTooMany, mlaas.ErrUnavailable}, "the quota of its namespace is used up: mlaas, requested: requests.cpu=10m, used: requests.cpu=10m, limited: requests.cpu=15m")
+		refused(t, e, p.spec(fence("worker-1")), []*mlaas.Kind{mlaas.ErrTooMany, mlaas.ErrUnavailable}, "the quota of its namespace is used up: mlaas, requested: requests.cpu=10m, used: requests.cpu=10m, limited: requests.cpu=15m")
 		if have, err := e.Capacity(t.Context()); err != nil || have.Total.CPU != 15 {
 			t.Errorf("the capacity is %+v, %v; want no more than the quota", have.Total, err)
 		}
@@ -331,7 +331,7 @@ func serverOf(t *testing.T, c *kubetest.Cluster) string {
 }
 
 // counted is an access whose calls are counted: watches and lists too.
-func counted(t *testing.T, c *kubetest.Cluster) (*kube.Access, func() int) {
+func counted(t testing.TB, c *kubetest.Cluster) (*kube.Access, func() int) {
 	t.Helper()
 	access, err := kube.Parse(c.Kubeconfig(), "", kube.Allow{})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,22 +172,29 @@ func TestFeed(t *testing.T) {
 	}
 }
 
-// watching keeps the last news of each replica until ctx ends.
-func watching(ctx context.Context, e *Executor) (last map[string]mlaas.ReplicaStatus, end <-chan error) {
-	last = map[string]mlaas.ReplicaStatus{}
+// watching keeps the last news of each replica until ctx ends; "" is none.
+func watching(ctx context.Context, e *Executor) (last func(replica string) mlaas.ReplicaStatus, end <-chan error) {
+	var mu sync.Mutex
+	known := map[string]mlaas.ReplicaStatus{}
 	all, over := make(chan booster.News), make(chan error, 1)
 	go func() { over <- e.Watch(ctx, all) }()
 	go func() {
 		for {
 			select {
 			case n := <-all:
-				last[n.Fence.Replica] = n.Status
+				mu.Lock()
+				known[n.Fence.Replica] = n.Status
+				mu.Unlock()
 			case <-ctx.Done():
 				return
 			}
 		}
 	}()
-	return last, over
+	return func(replica string) mlaas.ReplicaStatus {
+		mu.Lock()
+		defer mu.Unlock()
+		return known[replica]
+	}, over
 }
 
 // A watch that says nothing for ever is found out: everything is read again.
@@ -205,21 +213,21 @@ func TestLostEvents(t *testing.T) {
 		}
 		time.Sleep(relistEvery / 2)
 		synctest.Wait()
-		if len(last) != 1 {
-			t.Fatalf("news of %v came by a watch that says nothing", last)
+		if s := last("worker-0"); s != "" {
+			t.Fatalf("news came by a watch that says nothing: %s", s)
 		}
 		time.Sleep(relistEvery)
 		synctest.Wait()
-		if last["worker-0"] != mlaas.ReplicaReady {
-			t.Errorf("after %s it is %q, want ready", relistEvery, last["worker-0"])
+		if last("worker-0") != mlaas.ReplicaReady {
+			t.Errorf("after %s it is %q, want ready", relistEvery, last("worker-0"))
 		}
 		if err := e.api.Pods(DefaultNamespace).Delete(ctx, podOf(t, "worker-0", 1, true).Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(relistEvery + time.Minute)
 		synctest.Wait()
-		if last["worker-0"] != mlaas.ReplicaLost {
-			t.Errorf("deleted unseen, it is %q, want lost", last["worker-0"])
+		if last("worker-0") != mlaas.ReplicaLost {
+			t.Errorf("deleted unseen, it is %q, want lost", last("worker-0"))
 		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
@@ -249,8 +257,8 @@ func TestWatchGone(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if last["worker-0"] != mlaas.ReplicaReady {
-			t.Errorf("it is %q, want ready", last["worker-0"])
+		if last("worker-0") != mlaas.ReplicaReady {
+			t.Errorf("it is %q, want ready", last("worker-0"))
 		}
 		if watches < 3 || watches > 12 {
 			t.Errorf("in 10 s it watched %d times", watches)

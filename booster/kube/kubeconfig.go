@@ -85,6 +85,17 @@ func Parse(kubeconfig []byte, context string, allow Allow) (*Access, error) {
 	return a, nil
 }
 
+// InCluster is how a pod reaches the cluster that it is in: by its service
+// account, whose token is read again as it changes.
+func InCluster() (*Access, error) {
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("this process is in no pod of a cluster: %v: %w", err, mlaas.ErrInvalid)
+	}
+	const name = "in-cluster"
+	return &Access{Context: name, Contexts: []string{name}, Server: config.Host, User: "the service account of the pod", config: config}, nil
+}
+
 // inlined says how a file becomes content.
 const inlined = "its content: files of another machine cannot be read here; kubectl config view --raw --flatten puts it in"
 

@@ -273,6 +273,10 @@ func (s *shape) resources(r booster.Spec) (out corev1.ResourceRequirements, err 
 			(*list)[corev1.ResourceMemory] = *resource.NewQuantity(int64(of.Memory), resource.BinarySI)
 		}
 	}
+	if r.Disk > 0 {
+		out.Requests[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(r.Disk), resource.BinarySI)
+		out.Limits[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(r.Disk), resource.BinarySI)
+	}
 	if n := r.Need.GPU; n.Count > 0 {
 		gpu, err := s.gpu(n.Kind)
 		if err != nil {

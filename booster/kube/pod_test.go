@@ -43,7 +43,9 @@ func TestPods(t *testing.T) {
 		{name: "no-ceiling", init: true, spec: func() booster.Spec { return spec(mlaas.PS, 1, some, mlaas.Resources{}) }},
 		{name: "gpu", spec: func() booster.Spec {
 			need := mlaas.Resources{CPU: 4000, Memory: 16 << 30, GPU: mlaas.GPU{Count: 2, Kind: "A100"}}
-			return spec(mlaas.Chief, 0, need, mlaas.Resources{GPU: need.GPU})
+			s := spec(mlaas.Chief, 0, need, mlaas.Resources{GPU: need.GPU})
+			s.Disk = 20 << 30
+			return s
 		}, settings: func(s *mlaas.KubeSettings) {
 			s.NodeSelector = map[string]string{"pool": "training"}
 			s.Tolerations = []mlaas.KubeToleration{{Key: "training", Operator: "Exists"}}

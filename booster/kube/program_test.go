@@ -26,7 +26,7 @@ import (
 // A door is the platform as the supervisors of pods see it: it gives one
 // program to each that calls, and keeps what they say.
 type door struct {
-	t     *testing.T
+	t     testing.TB
 	blobs map[mlaas.Digest][]byte
 	said  chan struct{} // closed and made anew at each word
 
@@ -39,7 +39,7 @@ type door struct {
 	seq    map[string]int64
 }
 
-func newDoor(t *testing.T) (*door, *httptest.Server) {
+func newDoor(t testing.TB) (*door, *httptest.Server) {
 	d := &door{
 		t: t, blobs: map[mlaas.Digest][]byte{}, said: make(chan struct{}), start: map[string]mlaas.Start{}, hellos: map[string]mlaas.Hello{},
 		phases: map[string]mlaas.Phase{}, lines: map[string]string{}, points: map[string][]mlaas.Point{}, seq: map[string]int64{},
@@ -286,7 +286,7 @@ print("user", os.getuid())
 		// Whoever is left to say so: the supervisor, or the kubelet where the
 		// kernel ends all of a container.
 		var killed booster.News
-		go e.Watch(t.Context(), d.watch(&killed)) //nolint:errcheck // it ends with the test
+		go e.Watch(t.Context(), d.watch(&killed))
 		why := ""
 		d.until(f, "its end", func(p mlaas.Phase, _ string) bool {
 			d.mu.Lock()

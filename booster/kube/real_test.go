@@ -45,7 +45,7 @@ func puppets(t *testing.T, c *kubetest.Cluster) {
 }
 
 // build makes a static binary.
-func build(t *testing.T, file, what string) {
+func build(t testing.TB, file, what string) {
 	t.Helper()
 	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, what)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -54,7 +54,7 @@ func build(t *testing.T, file, what string) {
 	}
 }
 
-func give(t *testing.T, c *kubetest.Cluster, images ...kubetest.Image) {
+func give(t testing.TB, c *kubetest.Cluster, images ...kubetest.Image) {
 	t.Helper()
 	var archives []string
 	for i, image := range images {

@@ -135,7 +135,7 @@ func (s *sheaf) write(ctx context.Context, all []*entry) error {
 			return err
 		}
 	}
-	return fmt.Errorf("Secret %s is changed by others all the time", s.name) //nolint:staticcheck // Secret is a name
+	return fmt.Errorf("Secret %s is changed by others all the time", s.name)
 }
 
 // with is the Secret as it should be.

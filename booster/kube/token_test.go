@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,21 +31,25 @@ func (s *server) secret(t *testing.T, e *Executor, f mlaas.Fence) map[string][]b
 func TestTokensTogether(t *testing.T) {
 	s := newServer()
 	e := s.executor(t)
-	first, n := make(chan struct{}), 50
+	begun, first, n := make(chan struct{}), make(chan struct{}), 50
 	s.PrependReactor("create", "secrets", func(kubetesting.Action) (bool, apiruntime.Object, error) {
+		close(begun)
 		<-first // until all have asked
 		return false, nil, nil
 	})
 	sheaf := e.sheaf(plainSpec("worker-0").Fence)
 	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() {
-			if over, err := sheaf.start(t.Context(), fmt.Sprintf("worker-%d-1", i), "token"); over || err != nil {
-				t.Errorf("start gives %t, %v", over, err)
-			}
-		})
+	start := func(i int) {
+		if over, err := sheaf.start(t.Context(), fmt.Sprintf("worker-%d-1", i), "token"); over || err != nil {
+			t.Errorf("start gives %t, %v", over, err)
+		}
 	}
-	for asked := 0; asked < n-1; { // one is being written
+	all.Go(func() { start(0) })
+	<-begun
+	for i := 1; i < n; i++ {
+		all.Go(func() { start(i) })
+	}
+	for asked := 0; asked < n-1; runtime.Gosched() {
 		sheaf.mu.Lock()
 		asked = len(sheaf.asked)
 		sheaf.mu.Unlock()

@@ -107,7 +107,7 @@ func (a *Agent) call(ctx context.Context, gateway string) error {
 	defer cancel()
 	within, stop := context.WithTimeout(ctx, callWithin)
 	defer stop()
-	socket, answer, err := websocket.Dial(within, gateway+"/cluster/"+url.PathEscape(a.Cluster)+"/gateway", &websocket.DialOptions{
+	socket, answer, err := websocket.Dial(within, gateway+"/cluster/"+url.PathEscape(a.Cluster)+"/gateway", &websocket.DialOptions{ //nolint:bodyclose // the library does
 		HTTPClient: a.client(), CompressionMode: websocket.CompressionDisabled,
 		HTTPHeader: http.Header{"Authorization": {"Bearer " + a.Token}, agentHeader: {a.ID}, versionHeader: {strconv.Itoa(Version)}},
 	})
@@ -332,7 +332,7 @@ func watch(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
 	for {
 		if err := control.Flush(); err != nil {
 			cancel()
-			<-ended
+			<-ended //nolint:errcheck // it was told to end
 			return nil
 		}
 		select {
@@ -340,7 +340,7 @@ func watch(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
 			for more := true; more; { // a burst is one write
 				if err := out.Encode(told{News: &n}); err != nil {
 					cancel()
-					<-ended
+					<-ended //nolint:errcheck // it was told to end
 					return nil
 				}
 				select {

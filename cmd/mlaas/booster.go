@@ -30,15 +30,31 @@ func (c *cli) boosterCommand() *cobra.Command {
 supervisors bring logs, metrics and checkpoints to. It serves every cluster that
 was added (mlaas cluster add), as they come and go; with --local this machine is
 one too. One booster at a time serves a cluster; others with the same cluster
-stand by and take over when it dies.`,
+stand by and take over when it dies.
+
+Inside a cluster that nobody can reach, --gateway makes it call such a booster
+instead, with the token of the cluster: it starts replicas there and passes on
+what they say, and needs no store, no key and no way in.`,
 		`  mlaas booster --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key
   mlaas booster --cluster local        this machine alone
-  mlaas booster --cluster lab,dc2      two of the clusters that were added`,
-		func(cmd *cobra.Command) {
+  mlaas booster --cluster lab,dc2      two of the clusters that were added
+  mlaas booster --cluster far --gateway https://booster.example.org --cluster-token-file far.token`,
+		func(cmd *cobra.Command, s *service) {
 			x.flags(cmd.Flags())
 			give.flags(cmd.Flags())
+			inside := &x.inside
+			cmd.Flags().StringSliceVar(&inside.gateways, "gateway", nil, "inside a cluster: URLs of the boosters to call, each tried in turn")
+			cmd.Flags().StringVar(&inside.tokenFile, "cluster-token-file", "", "with --gateway: file with the token of the cluster")
+			cmd.Flags().StringVar(&inside.on, "on", "local", "with --gateway: where replicas run: \"local\", this machine, or \"kubernetes\", the cluster that this pod is in")
+			cmd.Flags().StringVar(&inside.door, "door", "", "with --on kubernetes: URL of this process as replicas there see it")
+			cmd.PreRun = func(*cobra.Command, []string) { s.Inside = len(inside.gateways) > 0 }
 		},
-		func(ctx context.Context, s *service) error { return runBooster(ctx, s, x, give) })
+		func(ctx context.Context, s *service) error {
+			if s.Inside {
+				return runInside(ctx, s, x, give)
+			}
+			return runBooster(ctx, s, x, give)
+		})
 }
 
 // boosterFlags are what a booster is told beyond what every service is.
@@ -47,6 +63,7 @@ type boosterFlags struct {
 	local    bool
 	exec     bool
 	ca       string
+	inside   inside
 }
 
 func (x *boosterFlags) flags(f *pflag.FlagSet) {
@@ -178,7 +195,11 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Han
 // lines opens the shard of a cluster, which the other services read here until
 // it is closed.
 func (m *machine) lines(cluster string, t *lease.Tenure, log *slog.Logger) (s *series.Store, run func(context.Context) error, close func(), err error) {
-	s = &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: t.Over(), Shard: cluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log}
+	segment, err := m.give.segmentBytes()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s = &series.Store{Blob: m.blobs, Objects: m.blobs.objects, DB: t.Over(), Shard: cluster, Epoch: t.Epoch, Held: t.Held, Take: m.remote.Take, Log: log, SegmentBytes: segment}
 	if err := s.Open(); err != nil {
 		return nil, nil, nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/kube"
+	"mlaas.dev/mlaas/booster/remote"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/series"
@@ -19,14 +20,17 @@ import (
 
 // A driver makes the executor of a cluster of its kind. key is how the cluster
 // is reached. It does not connect: what it refuses can never work as it is.
-type driver func(c booster.Reach, key []byte, log *slog.Logger) (booster.Executor, error)
+type driver func(t *lease.Tenure, c booster.Reach, key []byte, log *slog.Logger) (booster.Executor, error)
 
 // kinds are the drivers of clusters that have records, by their kind. exec lets
 // a kubeconfig name a program that finds credentials; ca are the certificates by
 // which replicas know the door, empty: those of their image.
 func kinds(exec bool, ca []byte) map[string]driver {
 	return map[string]driver{
-		mlaas.ClusterKubernetes: func(c booster.Reach, key []byte, log *slog.Logger) (booster.Executor, error) {
+		mlaas.ClusterRemote: func(t *lease.Tenure, c booster.Reach, key []byte, log *slog.Logger) (booster.Executor, error) {
+			return &remote.Executor{Cluster: c.Spec.Name, Token: string(key), Settings: c.Spec.Kube, Epoch: t.Epoch, Log: log}, nil
+		},
+		mlaas.ClusterKubernetes: func(_ *lease.Tenure, c booster.Reach, key []byte, log *slog.Logger) (booster.Executor, error) {
 			access, err := kube.Parse(key, "", kube.Allow{Exec: exec})
 			if err != nil {
 				return nil, err
@@ -59,7 +63,7 @@ type recorded struct {
 
 // executor is what runs the replicas of a cluster. Where that cannot even be
 // made, it is one that says why.
-func (x *recorded) executor(c booster.Reach, log *slog.Logger) booster.Executor {
+func (x *recorded) executor(t *lease.Tenure, c booster.Reach, log *slog.Logger) booster.Executor {
 	open := x.kinds[c.Spec.Kind]
 	if open == nil {
 		return booster.Unreached(c.Spec.Kind, mlaas.Invalid("kind", "a kind of cluster that this version knows", c.Spec.Kind))
@@ -71,7 +75,7 @@ func (x *recorded) executor(c booster.Reach, log *slog.Logger) booster.Executor 
 			return booster.Unreached(c.Spec.Kind, err)
 		}
 	}
-	e, err := open(c, key, log)
+	e, err := open(t, c, key, log)
 	if err != nil {
 		return booster.Unreached(c.Spec.Kind, err)
 	}
@@ -87,13 +91,16 @@ func (x *recorded) serve(ctx context.Context, t *lease.Tenure, c booster.Reach, 
 		return err
 	}
 	defer close()
-	e := x.executor(c, log)
+	e := x.executor(t, c, log)
 	b := newBooster(name, e, t.Over(), x.blobs, lines, x.secret, c.Spec.Door, log)
 	b.Of, b.Counts, b.Trace = c.Spec.Changed, x.counts, x.tracer
 	mux := http.NewServeMux()
 	mux.Handle("/", b.Monitor().Handler())
 	if g, ok := e.(interface{ Gateway() http.Handler }); ok {
 		mux.Handle("/gateway", g.Gateway())
+	}
+	if e, ok := e.(interface{ Close() }); ok {
+		defer e.Close()
 	}
 	open(mux)
 	all, ctx := errgroup.WithContext(ctx)

@@ -24,12 +24,14 @@ import (
 // A share is what this machine gives to replicas, as a command line says it.
 type share struct {
 	cpu, memory string
+	segment     string
 	alone       time.Duration
 }
 
 func (x *share) flags(f *pflag.FlagSet) {
 	f.StringVar(&x.cpu, "cpu", "", "cores that replicas may be promised (else twice what the machine has)")
 	f.StringVar(&x.memory, "memory", "", "memory that replicas may be promised (else 80 % of the machine's)")
+	f.StringVar(&x.segment, "segment", "", "how much of what replicas say is gathered before it is sealed as content (else 16 MiB)")
 	f.DurationVar(&x.alone, "alone", supervisor.DefaultQuiet, "how long a replica goes on that hears nothing of the platform; then it saves and stops")
 }
 
@@ -59,6 +61,18 @@ func (x share) executor(dir, binary string, log *slog.Logger) (*local.Executor, 
 		Quiet:  x.alone,
 		Log:    log,
 	}, nil
+}
+
+// segmentBytes is how large a segment of series is; 0: as usual.
+func (x share) segmentBytes() (int64, error) {
+	if x.segment == "" {
+		return 0, nil
+	}
+	n, err := mlaas.ParseBytes(x.segment)
+	if err == nil && n < 4<<10 {
+		err = mlaas.Invalid("--segment", "at least 4 KiB", x.segment)
+	}
+	return int64(n), err
 }
 
 // newBooster is the booster of one cluster, in whatever layout.

@@ -26,7 +26,7 @@ func (c *cli) managementCommand() *cobra.Command {
 		`Runs management: the REST API, the live stream and the page. It writes what
 users wish for and reads what becomes of it.`,
 		"  mlaas management --store redis://:PASSWORD@10.0.0.2:6379/mlaas --blob s3://mlaas?endpoint=https://10.0.0.3 --key-file key --listen 127.0.0.1:7480",
-		func(cmd *cobra.Command) {
+		func(cmd *cobra.Command, _ *service) {
 			cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the owner's token (else MLAAS_TOKEN_FILE, else DIR/token); made if it is not there")
 			cmd.Flags().StringVar(&address, "public", "", "URL by which people reach the platform, where a balancer is in front (else where this one listens)")
 			cmd.Flags().StringVar(&clusters, "clusters", "", "YAML file that says which clusters there are; it is read again when it changes")

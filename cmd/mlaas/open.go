@@ -74,7 +74,11 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	if x.blob, err = files.Open(filepath.Join(p.Dir, "blob"), nil); err != nil {
 		return x, err
 	}
-	x.series = &series.Store{Dir: filepath.Join(p.Dir, "series"), Blob: x.blob, Log: p.Log}
+	segment, err := p.Give.segmentBytes()
+	if err != nil {
+		return x, err
+	}
+	x.series = &series.Store{Dir: filepath.Join(p.Dir, "series"), Blob: x.blob, Log: p.Log, SegmentBytes: segment}
 	if err = x.series.Open(); err != nil {
 		return x, err
 	}

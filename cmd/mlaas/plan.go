@@ -36,6 +36,7 @@ type specFlags struct {
 	PS          string
 	CPU         string
 	Memory      string
+	Disk        string
 	GPU         string
 	Entry       string
 	Data        []string
@@ -56,6 +57,7 @@ func (s *specFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&s.PS, "ps", "", "how many parameter servers")
 	f.StringVar(&s.CPU, "cpu", "", "cores for each replica: 0.3, 300m, or worker=2,ps=500m; also the ceiling")
 	f.StringVar(&s.Memory, "mem", "", "memory for each replica: 1.5Gi, 512M, or worker=2Gi,ps=1Gi; also the ceiling")
+	f.StringVar(&s.Disk, "disk", "", "room for what each replica writes, on clusters: 20Gi, or worker=20Gi; also the ceiling")
 	f.StringVar(&s.GPU, "gpu", "", "GPUs for each worker: 1, h200:2, or worker=1")
 	f.StringArrayVar(&s.Data, "data", nil, "input at $MLAAS_DATA/NAME: NAME or NAME@V of a dataset, NAME=URL, or NAME=PATH to send it first; may be repeated")
 	f.StringArrayVar(&s.Variables, "env", nil, "variable of the program: K=V, or K to take it from here; may be repeated")
@@ -490,6 +492,13 @@ func (s *specFlags) amounts(roles map[string]*mlaas.Role) (map[string][]string, 
 			return err
 		})
 	}
+	if err == nil {
+		err = each("--disk", s.Disk, mlaas.RoleOrder, func(r *mlaas.Role, v string) error {
+			d, err := mlaas.ParseBytes(v)
+			r.Disk = &d
+			return err
+		})
+	}
 	if err == nil { // a parameter server computes on its processor
 		err = each("--gpu", s.GPU, []string{mlaas.Chief, mlaas.Worker, mlaas.Evaluator}, func(r *mlaas.Role, v string) error {
 			kind, n, ok := strings.Cut(v, ":")
@@ -524,6 +533,9 @@ func replicas(r *mlaas.Role) string {
 func perReplica(r *mlaas.Role) string {
 	n := r.Need()
 	text := fmt.Sprintf("each cpu %s, memory %s", n.CPU, n.Memory)
+	if r.Disk != nil {
+		text += ", disk " + r.Disk.String()
+	}
 	if n.GPU.Count > 0 {
 		text += fmt.Sprintf(", %s %s", count(n.GPU.Count, "GPU"), n.GPU.Kind)
 	}

@@ -63,9 +63,9 @@ func TestPlan(t *testing.T) {
 		{"a job file by its name, and flags over it", "file/mlaas.yaml --name other --workers 8-8 --ps 0 --param steps=5 --param lr=1e-3 --cpu 300m", "",
 			`{"name": "other", "environment": {"framework": "keras"}, "roles": {"worker": {"replicas": "8-8", "cpu": "300m"}},
 			"execution": {"command": ["python", "go.py"], "parameters": {"steps": 5, "lr": 0.001}}}`},
-		{"replicas and amounts", "plain.py --workers 4 --ps 2 --cpu worker=2,ps=500m --mem 1.5GiB --gpu h200:1", "",
+		{"replicas and amounts", "plain.py --workers 4 --ps 2 --cpu worker=2,ps=500m --mem 1.5GiB --disk worker=20Gi --gpu h200:1", "",
 			`{"name": "plain", "execution": {"command": ["python", "plain.py"]}, "roles": {
-			"worker": {"replicas": {"min": 1, "max": 4}, "cpu": "2", "memory": "1.5Gi", "gpu": {"count": 1, "kind": "h200"}},
+			"worker": {"replicas": {"min": 1, "max": 4}, "cpu": "2", "memory": "1.5Gi", "disk": "20Gi", "gpu": {"count": 1, "kind": "h200"}},
 			"ps": {"replicas": {"min": 2, "max": 2}, "cpu": "500m", "memory": "1.5Gi"}}}`},
 		{"environment", "plain.py --environment jax@3.11 --package numpy==2.1 --env A=1 --env HERE --secret hub-token --secret x=Y", "",
 			`{"name": "plain", "execution": {"command": ["python", "plain.py"]}, "environment": {"framework": "jax", "python": "3.11",

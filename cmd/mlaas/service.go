@@ -44,6 +44,7 @@ type service struct {
 	Cert, Key string // TLS, as PEM files
 	CA        string // of the other services' certificates; empty: the system's
 	Plain     bool   // no TLS although others reach it
+	Inside    bool   // it has no store, nor anything that is shared by a key: it is inside a cluster
 	Level     string
 	Format    string // of the log
 
@@ -62,7 +63,7 @@ type service struct {
 }
 
 // command makes the command that runs s; run does what is its own.
-func (c *cli) serviceCommand(name, short, long, example string, extra func(*cobra.Command), run func(ctx context.Context, s *service) error) *cobra.Command {
+func (c *cli) serviceCommand(name, short, long, example string, extra func(*cobra.Command, *service), run func(ctx context.Context, s *service) error) *cobra.Command {
 	s := &service{Name: name}
 	cmd := &cobra.Command{
 		Use:   name,
@@ -101,7 +102,7 @@ number of each may run, on one machine or many, and any may die at any time.
 	f.StringVar(&s.Level, "log-level", "info", "what is logged: debug, info, warn or error")
 	f.StringVar(&s.Format, "log-format", "text", "how it is logged: text or json")
 	if extra != nil {
-		extra(cmd)
+		extra(cmd, s)
 	}
 	return cmd
 }
@@ -113,10 +114,10 @@ func (s *service) complete(c *cli) (err error) {
 		return err
 	}
 	switch {
-	case s.Store == "":
+	case s.Store == "" && !s.Inside:
 		return tell{What: "mlaas " + s.Name + " needs a store", Why: "neither --store nor MLAAS_STORE is set",
 			Fix: "name a Redis server: --store redis://:PASSWORD@HOST:6379/NAME   or run everything in one process:   mlaas up", Kind: mlaas.ErrInvalid}
-	case s.Blob == "" && s.Name != "contractor":
+	case s.Blob == "" && s.Name != "contractor" && !s.Inside:
 		return tell{What: "mlaas " + s.Name + " needs a place for content", Why: "neither --blob nor MLAAS_BLOB is set",
 			Fix: "name a bucket: --blob s3://BUCKET?endpoint=https://HOST", Kind: mlaas.ErrInvalid}
 	case (s.Cert == "") != (s.Key == ""):
@@ -148,6 +149,9 @@ func (s *service) complete(c *cli) (err error) {
 	s.Say = func(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
 	if err := os.MkdirAll(s.Dir, 0o711); err != nil {
 		return err
+	}
+	if s.Inside {
+		return nil
 	}
 	if s.owner, err = readLine(first(c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token"))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -209,6 +213,12 @@ func (s *service) join(ctx context.Context) (store.Driver, net.Listener, error) 
 // internal is the client by which services ask each other. It waits for the
 // beginning of an answer, and then as long as the answer goes on.
 func (s *service) internal() (*http.Client, error) {
+	t, err := s.transport()
+	return &http.Client{Transport: bearer{t, auth.ServiceToken(s.secret)}}, err
+}
+
+// transport reaches the other services, and knows their certificates.
+func (s *service) transport() (*http.Transport, error) {
 	t := &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
@@ -224,7 +234,7 @@ func (s *service) internal() (*http.Client, error) {
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	return &http.Client{Transport: bearer{t, auth.ServiceToken(s.secret)}}, nil
+	return t, nil
 }
 
 // bearer shows a token with each request.
@@ -241,7 +251,7 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // trusts reports whether another service asks.
 func (s *service) trusts(r *http.Request) bool {
-	return subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+auth.ServiceToken(s.secret))) == 1
+	return len(s.secret) > 0 && subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+auth.ServiceToken(s.secret))) == 1
 }
 
 // known reports whether another service asks, or the owner: Prometheus has the
@@ -315,7 +325,9 @@ func (s *service) serve(ctx context.Context, l net.Listener, server *http.Server
 	start(ctx, messages, &working)
 	var rest sync.WaitGroup
 	start(life, requests, &rest)
-	start(life, map[string]func(context.Context) error{"member": s.member.Run}, &rest)
+	if s.member != nil {
+		start(life, map[string]func(context.Context) error{"member": s.member.Run}, &rest)
+	}
 	all.Go(func() error {
 		<-ctx.Done()
 		working.Wait()

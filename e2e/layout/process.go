@@ -192,6 +192,17 @@ func (p *Process) Ended() <-chan struct{} {
 	return p.ended
 }
 
+// Killed reports whether it is gone, and by SIGKILL.
+func (p *Process) Killed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended == nil || p.running() || p.cmd.ProcessState == nil {
+		return false
+	}
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // Running reports whether it is there, stopped or not.
 func (p *Process) Running() bool {
 	p.mu.Lock()

@@ -55,7 +55,8 @@ func settle(ctx context.Context, api *API) error {
 type Check struct {
 	api     *API
 	tally   *Tally
-	damaged bool // something was damaged on purpose: what says so counts as told
+	damaged bool            // something was damaged on purpose: what says so counts as told
+	full    map[string]bool // faults whose runs may have found no room: one that says that it dropped something counts as told
 }
 
 // checkers is how many entries are looked at at once.
@@ -311,7 +312,7 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 		missing = append(missing, points...)
 	}
 	dropped := false
-	if len(missing) > 0 && e.Fault == (DiskFull{}).Name() {
+	if len(missing) > 0 && c.full[e.Fault] {
 		if dropped, err = c.dropped(ctx, e.ID); err != nil {
 			return false, err
 		}

@@ -94,7 +94,7 @@ func flip(ctx context.Context, s *Stage, entries []Entry, tally *Tally) (err err
 	}
 	defer func() { err = errors.Join(err, p.Down(ctx)) }()
 	here := new(Tally)
-	(&Check{api: newAPI(p.URL, p.Token), tally: here, damaged: true}).all(ctx, entries)
+	(&Check{api: newAPI(p.URL, p.Token), tally: here, full: s.full, damaged: true}).all(ctx, entries)
 	if here.Lost+here.Duplicated+here.Illegal > 0 {
 		tally.illegal("with %s flipped: %d lost, %d duplicated, %d illegal without a word, such as %s", what, here.Lost, here.Duplicated, here.Illegal, here.First[0])
 	}

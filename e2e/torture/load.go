@@ -4,12 +4,16 @@ import (
 	"context"
 	"crypto/sha256"
 	_ "embed"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +34,7 @@ type Load struct {
 	name      string // of this load: part of every name that it makes
 	fault     string
 	witness   string // where programs report
+	blobs     string // the files of the S3 server; empty: there is none
 	registers *Registers
 
 	serial  atomic.Int64
@@ -72,8 +77,12 @@ func (l *Load) start(ctx context.Context, seed *rand.Rand) {
 		client(l.runJob)
 	}
 	client(l.stopJob)
+	client(l.hurry)
 	client(l.makeData)
 	client(l.readLog)
+	if l.blobs != "" {
+		client(l.collect)
+	}
 	for id := range editors {
 		random := rand.New(rand.NewPCG(seed.Uint64(), 0))
 		l.all.Go(func() { l.registers.client(l.give, id, random, l.stop, l.ledger, l.fault, l.bad) })
@@ -186,12 +195,9 @@ func (l *Load) makeJob(ctx context.Context, random *rand.Rand) error {
 // makeData sends bytes, and makes a dataset of them.
 func (l *Load) makeData(ctx context.Context, random *rand.Rand) error {
 	name := l.next("data")
-	data := make([]byte, 1000+random.IntN(200_000))
-	for i := range data {
-		data[i] = byte(random.Uint32())
-	}
+	data := noise(random, 1000+random.IntN(200_000))
 	digest := sum(data)
-	if _, err := l.api.insist(ctx, Ask{Method: "PUT", Path: "/api/blob/sha256:" + digest, Bytes: data}); err != nil {
+	if err := l.put(ctx, digest, data); err != nil {
 		return err
 	}
 	if err := l.write(Entry{Kind: "blob", Key: name + "-blob", ID: digest, Digest: digest}); err != nil {
@@ -203,6 +209,74 @@ func (l *Load) makeData(ctx context.Context, random *rand.Rand) error {
 		return err
 	}
 	return l.write(Entry{Kind: "dataset", Key: name, ID: string(m.Version), Name: name, Digest: digest})
+}
+
+func noise(random *rand.Rand, size int) []byte {
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], random.Uint64())
+	data := make([]byte, size)
+	_, _ = rand.NewChaCha8(seed).Read(data) // it never fails
+	return data
+}
+
+func (l *Load) put(ctx context.Context, digest string, data []byte) error {
+	_, err := l.api.insist(ctx, Ask{Method: "PUT", Path: "/api/blob/sha256:" + digest, Bytes: data})
+	return err
+}
+
+// collect has removed what nothing needs. It makes that by letting content look
+// as if it had lain there for days: bytes that nobody names, which go, and a
+// dataset's, which are sent again meanwhile and stay.
+func (l *Load) collect(ctx context.Context, random *rand.Rand) error {
+	name := l.next("kept")
+	kept, waste := noise(random, 3000), noise(random, 2000)
+	if random.IntN(3) == 0 {
+		waste = noise(random, 16<<20+1) // more than a bucket takes at once
+	}
+	digest, unnamed := sum(kept), sum(waste)
+	if err := errors.Join(l.put(ctx, digest, kept), l.put(ctx, unnamed, waste)); err != nil {
+		return err
+	}
+	m, err := l.create(ctx, "/api/dataset", name, map[string]any{"name": name, "files": []map[string]any{{"path": "bytes", "digest": "sha256:" + digest, "size": len(kept)}}})
+	if err == nil {
+		err = l.write(Entry{Kind: "dataset", Key: name, ID: string(m.Version), Name: name, Digest: digest})
+	}
+	if err == nil {
+		err = l.write(Entry{Kind: "blob", Key: name + "-blob", ID: digest, Digest: digest})
+	}
+	if err == nil {
+		err = age(l.blobs, map[string]bool{digest: true, unnamed: true})
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.put(ctx, digest, kept); err != nil {
+		return err
+	}
+	_, err = l.api.do(ctx, Ask{Method: "POST", Path: "/api/gc"})
+	if err != nil && later(err) {
+		err = nil // it is done again
+	}
+	select {
+	case <-time.After(500 * time.Millisecond):
+	case <-l.stop:
+	}
+	return err
+}
+
+// age lets the objects of these names in the files of an S3 server look as if
+// they were old.
+func age(blobs string, names map[string]bool) error {
+	then := time.Now().Add(-48 * time.Hour)
+	return filepath.WalkDir(blobs, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && names[d.Name()] {
+			err = os.Chtimes(path, then, then)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it has gone meanwhile
+		}
+		return err
+	})
 }
 
 // startRun makes a job and runs it.
@@ -241,8 +315,26 @@ func (l *Load) stopJob(ctx context.Context, random *rand.Rand) error {
 		return err
 	}
 	l.until(ctx, run, func(s runStatus) bool { return s.State == "running" || mlaas.State(s.State).Final() })
+	return l.stopRun(ctx, run, time.Duration(random.IntN(1000))*time.Millisecond)
+}
+
+// hurry runs a program and stops it while it begins.
+func (l *Load) hurry(ctx context.Context, random *rand.Rand) error {
+	run, err := l.startRun(ctx, "long", longLines, 0.05)
+	if err != nil {
+		return err
+	}
+	if err := l.stopRun(ctx, run, time.Duration(random.IntN(400))*time.Millisecond); err != nil {
+		return err
+	}
+	l.until(ctx, run, func(s runStatus) bool { return mlaas.State(s.State).Final() })
+	return nil
+}
+
+// stopRun stops a run after a while.
+func (l *Load) stopRun(ctx context.Context, run string, after time.Duration) error {
 	select {
-	case <-time.After(time.Duration(random.IntN(1000)) * time.Millisecond):
+	case <-time.After(after):
 	case <-l.stop:
 	}
 	key := "stop " + run

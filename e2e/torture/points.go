@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +22,8 @@ import (
 // work all the while. Which those are is found out first, by letting them work
 // without a crash.
 type Points struct {
-	lists map[*layout.Process]string // of the points that each passed
+	Source []string                   // the names of all failpoints; empty: they are not known
+	lists  map[*layout.Process]string // of the points that each passed
 }
 
 func (*Points) Name() string { return "crash at each failpoint" }
@@ -29,14 +33,13 @@ func (*Points) Fits(s *Stage) error {
 	return err
 }
 
-// How long the points are listened for, and how long one is waited for. Where
-// several may do what one alone must, it is some seconds after a crash until
-// one does.
+// How long the points are listened for at most, and how long one is waited for.
+// Where several may do what one alone must, it is some seconds after a crash
+// until one does.
 const (
-	pointsListen   = 8 * time.Second
+	pointsListen   = 15 * time.Second
 	pointsPatience = 12 * time.Second
 	leaseTime      = 14 * time.Second
-	shortPoints    = 4 // of each kind of process, where time is short and leases cost it
 )
 
 func leaseTimeOf(s *Stage) time.Duration {
@@ -55,46 +58,95 @@ func (f *Points) Inject(ctx context.Context, s *Stage) error {
 	for _, p := range s.platform.Services() {
 		f.lists[p] = filepath.Join(s.dir, "points-"+p.Name)
 		os.Remove(f.lists[p])
+		if s.Kind != layout.One {
+			p.Term(drainPatience) // which gives its leases up at once
+		}
 		p.Kill()
 		p.Command[0] = binary
 		if err := p.Start(ctx, "MLAAS_FAILPOINT_LIST="+f.lists[p]); err != nil {
 			return err
 		}
 	}
-	select {
-	case <-time.After(pointsListen + leaseTimeOf(s)):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	late := time.After(pointsListen + leaseTimeOf(s))
+	for {
+		passed, err := f.passed(s)
+		if err != nil {
+			return err
+		}
+		if s.Short && len(f.Source) > 0 && !slices.ContainsFunc(f.Source, func(point string) bool {
+			return !s.Known[point] && in(s, point) && provoked[point] == "" && !slices.ContainsFunc(kinds, func(kind string) bool { return slices.Contains(passed[kind], point) })
+		}) {
+			return nil // nothing more can come that is not known
+		}
+		select {
+		case <-late:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
+
+// kinds of processes that pass failpoints. One that holds no lease comes first:
+// it is at work again at once.
+var kinds = []string{"platform", "management", "contractor", "booster"}
+
+// passed are the points that each kind of process has passed.
+func (f *Points) passed(s *Stage) (map[string][]string, error) {
+	passed := map[string][]string{}
+	for _, kind := range kinds {
+		for _, p := range s.platform.Processes(kind) {
+			text, err := os.ReadFile(f.lists[p])
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, fmt.Errorf("the failpoints of %s: %w", p.Name, err)
+			}
+			passed[kind] = append(passed[kind], strings.Fields(string(text))...)
+		}
+		slices.Sort(passed[kind])
+		passed[kind] = slices.Compact(passed[kind])
+	}
+	return passed, nil
+}
+
+// in reports whether a point is of a driver that this layout has.
+func in(s *Stage, point string) bool {
+	for prefix, one := range map[string]bool{"blob.s3.": false, "series.seal.objects": false, "blob.place.": true, "store.checkpoint.": true} {
+		if strings.HasPrefix(point, prefix) {
+			return one == (s.Kind == layout.One)
+		}
+	}
+	return true
+}
+
+// provoked are points to which no load leads, and what does: how the binary is
+// told to bring about that which leads there.
+var provoked = map[string]string{"queue.retry.before": "MLAAS_FAULT_MESSAGES=refuse:0.2"}
 
 // Meanwhile crashes each process at each of its points; where two are of one
 // kind, they share them. Nobody may miss a point that was passed before where
 // there is one process.
 func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
+	passed, err := f.passed(s)
+	if err != nil {
+		tally.illegal("%v", err)
+		return
+	}
 	var all sync.WaitGroup
 	var mu sync.Mutex // of s.points
 	found := 0
-	for _, kind := range []string{"platform", "management", "contractor", "booster"} {
-		twins := s.platform.Processes(kind)
-		var points []string
-		for _, p := range twins {
-			text, err := os.ReadFile(f.lists[p])
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				tally.illegal("the failpoints of %s: %v", p.Name, err)
-			}
-			points = append(points, strings.Fields(string(text))...)
-		}
-		slices.Sort(points)
-		points = slices.Compact(points)
+	taken := map[string]bool{}
+	for _, kind := range kinds {
+		twins, points := s.platform.Processes(kind), passed[kind]
 		found += len(points)
-		if s.Short { // what another layout was crashed at is the same code
-			points = slices.DeleteFunc(points, func(p string) bool { return s.Known[p] })
-			random := rand.New(rand.NewPCG(s.Random.Uint64(), 1))
-			random.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
-			if s.Kind != layout.One {
-				points = points[:min(len(points), shortPoints)]
+		if kind != "management" && len(twins) > 0 { // which hears no message
+			points = slices.Sorted(maps.Keys(provoked))
+			points = slices.Compact(slices.Sorted(slices.Values(append(points, passed[kind]...))))
+		}
+		if s.Short { // what another layout was crashed at is the same code, and so is what another kind was
+			points = slices.DeleteFunc(points, func(p string) bool { return s.Known[p] || taken[p] })
+			for _, p := range points {
+				taken[p] = true
 			}
 		}
 		for i, p := range twins {
@@ -104,7 +156,7 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 			}
 			all.Go(func() {
 				nth := 1
-				if s.Kind == layout.One { // else it would take too long to come there so often
+				if s.Kind == layout.One && !s.Short { // else it would take too long to come there so often
 					nth += random.IntN(3)
 				}
 				for n := i; n < len(points) && ctx.Err() == nil; n += len(twins) {
@@ -138,18 +190,30 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth int, patience time.Duration) error {
 	for _, n := range slices.Compact([]int{nth, 1}) {
 		p.Kill()
-		err := p.Start(ctx, fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n))
+		env := []string{fmt.Sprintf("MLAAS_FAILPOINT=%s#%d", point, n)}
+		if more := provoked[point]; more != "" {
+			env = append(env, more)
+		}
+		err := p.Start(ctx, env...)
 		if early, ok := errors.AsType[*layout.EarlyEnd](err); ok && early.Killed() {
 			return nil // it came there before it served
 		}
 		if err != nil {
 			return err
 		}
+		ended := false
 		select {
 		case <-p.Ended():
-			return nil
+			ended = true
 		case <-time.After(patience):
 		case <-ctx.Done():
+		}
+		switch {
+		case ended && !p.Killed():
+			return fmt.Errorf("%s ended by itself before it came to %s", p.Name, point)
+		case ended:
+			return nil
+		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 	}
@@ -168,6 +232,24 @@ func (f *Points) Heal(ctx context.Context, s *Stage) error {
 	return s.platform.Restart(ctx)
 }
 
+// pointsOf are the names of the failpoints in the source; none where it is not
+// there.
+func pointsOf(source string) (names []string, err error) {
+	hit := regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`)
+	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range hit.FindAllSubmatch(text, -1) {
+			names = append(names, string(m[1]))
+		}
+		return err
+	})
+	slices.Sort(names)
+	return slices.Compact(names), err
+}
+
 // Disorder lets the messages between the services come twice, late, and in
 // another order. It is a mode of the binary with failpoints.
 type Disorder struct{ points Points }
@@ -184,7 +266,7 @@ func (f *Disorder) Inject(ctx context.Context, s *Stage) error {
 	for _, p := range s.platform.Services() {
 		p.Kill()
 		p.Command[0] = binary
-		if err := p.Start(ctx, "MLAAS_FAULT_MESSAGES=dup:0.3,late:0.3"); err != nil {
+		if err := p.Start(ctx, "MLAAS_FAULT_MESSAGES=dup:0.3,late:0.3,refuse:0.05"); err != nil {
 			return err
 		}
 	}

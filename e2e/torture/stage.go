@@ -40,6 +40,8 @@ type Stage struct {
 	began    time.Time
 	trace    []string // what was done, in words
 	rows     []*Row
+	last     string            // the fault before this one: its runs may not be over
+	full     map[string]bool   // faults whose runs may have met a disk without room
 	cannot   map[string]string // faults that this machine cannot do, and why
 	points   map[string]int    // failpoints that were crashed at, and how often
 }
@@ -66,7 +68,7 @@ const (
 // open starts everything.
 func (s *Stage) open(ctx context.Context) (err error) {
 	s.began, s.cannot = time.Now(), map[string]string{}
-	s.points = map[string]int{}
+	s.points, s.full = map[string]int{}, map[string]bool{}
 	if s.dir, err = os.MkdirTemp("", "mlaas-torture-"); err != nil {
 		return err
 	}
@@ -101,6 +103,7 @@ func (s *Stage) open(ctx context.Context) (err error) {
 	}
 	s.platform, err = layout.Start(ctx, layout.Options{Kind: s.Kind, Binary: s.Binary, S3: s.S3, Dir: data,
 		Blobs: filepath.Join(s.dir, "s3"), Log: &s.log, Net: s.net, Env: []string{"TMPDIR=" + temporary},
+		Args:  []string{"--segment", "16KiB"}, // so that what runs say is sealed all the time
 		Proxy: s.Kind == layout.Three, Failover: s.Kind == layout.TwoOfEach})
 	if err != nil {
 		return err
@@ -181,6 +184,10 @@ type (
 func (s *Stage) suffer(ctx context.Context, f Fault) error {
 	row := s.row(f.Name())
 	row.Times++
+	if _, ok := f.(DiskFull); ok {
+		s.full[f.Name()], s.full[s.last] = true, true
+	}
+	s.last = f.Name()
 	tally := new(Tally)
 	defer row.Tally.add(tally)
 	from := s.ledger.len()
@@ -268,6 +275,9 @@ func (s *Stage) load(ctx context.Context, fault string, tally *Tally) (*Load, er
 		return nil, err
 	}
 	load := &Load{api: s.api, ledger: s.ledger, tally: tally, name: name, fault: fault, witness: s.witness.Address, registers: registers}
+	if s.Kind != layout.One {
+		load.blobs = s.platform.Blobs
+	}
 	load.start(ctx, s.Random)
 	return load, nil
 }
@@ -312,7 +322,7 @@ func (s *Stage) compare(ctx context.Context, entries []Entry, tally *Tally) {
 	for _, twice := range s.ledger.answeredTwice() {
 		tally.duplicated("%s", twice)
 	}
-	(&Check{api: s.api, tally: tally}).all(ctx, entries)
+	(&Check{api: s.api, tally: tally, full: s.full}).all(ctx, entries)
 }
 
 // reckon compares what was acknowledged during each fault, where that was put
@@ -329,7 +339,7 @@ func (s *Stage) reckon(ctx context.Context) {
 			}
 		}
 		if len(entries) > 0 {
-			(&Check{api: s.api, tally: &r.Tally}).all(ctx, entries)
+			(&Check{api: s.api, tally: &r.Tally, full: s.full}).all(ctx, entries)
 		}
 	}
 }
