@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -258,25 +259,33 @@ func loop(ctx context.Context, pods int, kubeconfigs []string) error {
 				return nil
 			})
 		}
-		g.Go(func() error {
-			w, err := client.Pods(namespace).Watch(ctx, metav1.ListOptions{})
-			if err != nil {
-				return err
-			}
-			defer w.Stop()
-			for run := map[string]bool{}; len(run) < share; {
-				e, ok := <-w.ResultChan()
-				if !ok {
-					return errors.New("the watch ended")
-				}
-				if p, ok := e.Object.(*corev1.Pod); ok && p.Status.Phase == corev1.PodRunning {
-					run[p.Name] = true
-				}
-			}
-			return nil
-		})
+		g.Go(func() error { return running(ctx, client, share) })
 	}
 	return g.Wait()
+}
+
+// running watches until so many pods have run.
+func running(ctx context.Context, client *corev1client.CoreV1Client, pods int) error {
+	w, err := client.Pods(namespace).Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	run := map[string]bool{}
+	for e := range w.ResultChan() {
+		switch o := e.Object.(type) {
+		case *corev1.Pod:
+			if o.Status.Phase == corev1.PodRunning {
+				run[o.Name] = true
+			}
+		default:
+			return apierrors.FromObject(o)
+		}
+		if len(run) == pods {
+			return nil
+		}
+	}
+	return fmt.Errorf("the watch ended after %d of %d pods", len(run), pods)
 }
 
 func connect(kubeconfig []byte) (*corev1client.CoreV1Client, error) {

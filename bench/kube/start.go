@@ -139,9 +139,12 @@ func barePod(ctx context.Context, c *kubetest.Cluster, name string) (float64, er
 	}
 	err := kubetest.Until(ctx, c, pods+"?fieldSelector=metadata.name="+name, func(p struct {
 		Status struct{ Phase, Message string }
-	}) (bool, error) { if p.Status.Phase == "Failed" {
-		return false, fmt.Errorf("pod %s failed: %s", name, p.Status.Message)
-	}; return p.Status.Phase == "Succeeded", nil })
+	}) (bool, error) {
+		if p.Status.Phase == "Failed" {
+			return false, fmt.Errorf("pod %s failed: %s", name, p.Status.Message)
+		}
+		return p.Status.Phase == "Succeeded", nil
+	})
 	if err != nil {
 		return 0, err
 	}
