@@ -20,7 +20,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -264,28 +263,29 @@ func loop(ctx context.Context, pods int, kubeconfigs []string) error {
 	return g.Wait()
 }
 
-// running watches until so many pods have run.
+// running watches until so many pods have run. The API server cuts a watch that
+// does not keep up; it begins again with all there is.
 func running(ctx context.Context, client *corev1client.CoreV1Client, pods int) error {
-	w, err := client.Pods(namespace).Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
 	run := map[string]bool{}
-	for e := range w.ResultChan() {
-		switch o := e.Object.(type) {
-		case *corev1.Pod:
-			if o.Status.Phase == corev1.PodRunning {
-				run[o.Name] = true
-			}
-		default:
-			return apierrors.FromObject(o)
+	for range 100 {
+		w, err := client.Pods(namespace).Watch(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
 		}
-		if len(run) == pods {
-			return nil
+		for e := range w.ResultChan() {
+			if p, ok := e.Object.(*corev1.Pod); ok && p.Status.Phase == corev1.PodRunning {
+				run[p.Name] = true
+			}
+			if len(run) == pods {
+				w.Stop()
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
-	return fmt.Errorf("the watch ended after %d of %d pods", len(run), pods)
+	return fmt.Errorf("the watch was cut 100 times, after %d of %d pods", len(run), pods)
 }
 
 func connect(kubeconfig []byte) (*corev1client.CoreV1Client, error) {
