@@ -36,6 +36,7 @@ type Down struct {
 	Start      *Start    `json:"start,omitempty"`
 	Checkpoint *struct{} `json:"checkpoint,omitempty"` // make one now, if the program can
 	Stop       *Stop     `json:"stop,omitempty"`
+	Open       *Open     `json:"open,omitempty"` // only where Hello.Opens
 }
 
 // Hello is the first word on every connection. The door closes a connection
@@ -47,6 +48,7 @@ type Hello struct {
 	Address string `json:"address"` // where other replicas reach this one
 	Ports   []int  `json:"ports"`   // held free for the program, at least two
 	Phase   Phase  `json:"phase"`   // where it stands: a door may be new
+	Opens   bool   `json:"opens"`   // it answers Open
 }
 
 // Welcome answers Hello: up to where the door has everything durably.
@@ -76,10 +78,14 @@ type Frame struct {
 // longer one.
 type LogLine struct {
 	Time   time.Time `json:"time"`
-	Stream string    `json:"stream"`         // stdout | stderr | platform
+	Stream string    `json:"stream"`         // stdout | stderr | platform; ContainerStream is of no supervisor
 	Text   string    `json:"line"`           // valid UTF-8, without the newline
 	Part   int       `json:"part,omitempty"` // 1, 2, ... where one line was cut
 }
+
+// ContainerStream is the stream of lines that an executor kept of a replica
+// whose supervisor never delivered one.
+const ContainerStream = "container"
 
 // MaxLine is where lines are cut.
 const MaxLine = 64 << 10
@@ -147,4 +153,22 @@ type Start struct {
 type Stop struct {
 	Grace  Seconds `json:"grace"`
 	Reason string  `json:"reason"`
+}
+
+// Open tells a supervisor that somebody wants a stream into its replica: it
+// dials DOOR/door/stream/ID, and there is a command, or a connection to a port,
+// at the other end. What cannot be opened says so on that stream. Twice: the
+// door knows an ID once.
+type Open struct {
+	ID       string   `json:"id"`
+	Command  []string `json:"command,omitempty"`  // run beside the program, as its user and with its variables, in the folder of its code
+	Terminal *Size    `json:"terminal,omitempty"` // the command gets a terminal of this size; empty: pipes
+	Term     string   `json:"term,omitempty"`     // what kind of terminal, as $TERM says it
+	Port     int      `json:"port,omitempty"`     // instead of a command
+}
+
+// A Size is that of a terminal.
+type Size struct {
+	Columns int `json:"columns"`
+	Rows    int `json:"rows"`
 }

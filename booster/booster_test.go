@@ -80,44 +80,58 @@ func bubble(t *testing.T, play func(f mlaas.Fence) scripted.Script, test func(h 
 	t.Helper()
 	dir, blobs := t.TempDir(), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		log := slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelError}))
-		db, err := sqlitestore.Open(ctx, ":memory:", sqlitestore.Options{Log: log})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := files.Open(blobs, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &series.Store{Dir: dir, Blob: b, Log: log}
-		if err := s.Open(); err != nil {
-			t.Fatal(err)
-		}
-		h := &house{T: t, ctx: ctx, db: db, blobs: b, lines: s, hooks: &hooks{}}
-		h.place = &scripted.Executor{Play: func(s booster.Spec) scripted.Script { return play(s.Fence) }}
-		var all sync.WaitGroup
-		all.Go(func() { h.place.Run(ctx) })
-		contractor := &queue.Inbox{DB: db, Name: mlaas.ToContractor, Log: log}
-		queue.On(contractor, func(_ context.Context, m mlaas.ReplicaChanged) (store.Batch, error) {
-			return store.Batch{}, nil
-		})
-		queue.On(contractor, func(_ context.Context, m mlaas.RuleFired) (store.Batch, error) {
-			h.tell("rule %s fired for %s in %d: %s", m.Rule, m.Replica, m.Epoch, m.Saw)
-			return store.Batch{}, nil
-		})
-		all.Go(func() { contractor.Run(ctx) })
-		h.open()
-		defer func() {
-			h.end()
-			cancel()
-			all.Wait()
-			if err := errors.Join(s.Close(), db.Close(), b.Close()); err != nil {
-				t.Error(err)
-			}
-		}()
+		h, end := build(t, dir, blobs, play)
+		defer end()
 		test(h)
 	})
+}
+
+// plain is a house outside of any bubble, where there are real connections.
+func plain(t *testing.T, play func(f mlaas.Fence) scripted.Script) *house {
+	t.Helper()
+	h, end := build(t, t.TempDir(), t.TempDir(), play)
+	t.Cleanup(end)
+	return h
+}
+
+func build(t *testing.T, dir, blobs string, play func(f mlaas.Fence) scripted.Script) (h *house, end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	log := slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelError}))
+	db, err := sqlitestore.Open(ctx, ":memory:", sqlitestore.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := files.Open(blobs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &series.Store{Dir: dir, Blob: b, Log: log}
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
+	h = &house{T: t, ctx: ctx, db: db, blobs: b, lines: s, hooks: &hooks{}}
+	h.place = &scripted.Executor{Play: func(s booster.Spec) scripted.Script { return play(s.Fence) }}
+	var all sync.WaitGroup
+	all.Go(func() { h.place.Run(ctx) })
+	contractor := &queue.Inbox{DB: db, Name: mlaas.ToContractor, Log: log}
+	queue.On(contractor, func(_ context.Context, m mlaas.ReplicaChanged) (store.Batch, error) {
+		return store.Batch{}, nil
+	})
+	queue.On(contractor, func(_ context.Context, m mlaas.RuleFired) (store.Batch, error) {
+		h.tell("rule %s fired for %s in %d: %s", m.Rule, m.Replica, m.Epoch, m.Saw)
+		return store.Batch{}, nil
+	})
+	all.Go(func() { contractor.Run(ctx) })
+	h.open()
+	return h, func() {
+		h.end()
+		cancel()
+		all.Wait()
+		if err := errors.Join(s.Close(), db.Close(), b.Close()); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 type writer struct{ *testing.T }

@@ -23,11 +23,13 @@ import (
 const maxMessage = 4 << 20
 
 // Handler serves the door over HTTP: GET /door/line is the conversation, a
-// WebSocket; GET, HEAD and PUT /door/blob/{digest} are bytes by digest. All of
-// it takes a job token, and that only while its attempt is the newest.
+// WebSocket; GET /door/stream/{id} is a stream that the supervisor was told to
+// open, another one; GET, HEAD and PUT /door/blob/{digest} are bytes by digest.
+// All of it takes a job token, and that only while its attempt is the newest.
 func (m *Monitor) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /door/line", m.serveLine)
+	mux.HandleFunc("GET /door/stream/{id}", m.serveStream)
 	mux.HandleFunc("GET /door/blob/{digest}", m.getBlob) // and HEAD
 	mux.HandleFunc("PUT /door/blob/{digest}", m.putBlob)
 	return mux

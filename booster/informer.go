@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/rule"
+	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -360,6 +360,12 @@ func (b *Booster) heard(ctx context.Context, n News) {
 }
 
 func (b *Booster) outside(ctx context.Context, n News) {
+	if n.Status == mlaas.ReplicaFailed || n.Status == mlaas.ReplicaLost && n.ExitCode != nil {
+		r, _, err := store.Replicas(b.DB).Get(ctx, n.Fence.Tenant, store.ReplicaKey(n.Fence.Run, n.Fence.Replica))
+		if err == nil && r.Fence == n.Fence && r.Ready == nil && !r.Status.Final() {
+			b.keepLog(ctx, n.Fence)
+		}
+	}
 	_, err := b.change(ctx, n.Fence, func(r *mlaas.Replica) store.Batch {
 		if n.Node != "" && r.Node == "" {
 			r.Node = n.Node
@@ -400,30 +406,38 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 
 // lastWords is the end of what a supervisor wrote that never called.
 func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
-	log, err := b.place.Logs(ctx, f)
+	text, err := b.monitor.Log(ctx, f)
 	if err != nil {
 		return ""
 	}
-	defer log.Close()
-	var tail []byte
-	chunk := make([]byte, 4<<10)
-	for {
-		n, err := log.Read(chunk)
-		if tail = append(tail, chunk[:n]...); len(tail) > 2*len(chunk) {
-			tail = slices.Clone(tail[len(tail)-len(chunk):])
-		}
-		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				return ""
-			}
-			break
-		}
-	}
-	lines := strings.Split(strings.TrimSpace(string(tail)), "\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
 		return "; it wrote: " + short(last)
 	}
 	return ""
+}
+
+// keepLog makes the log that the executor keeps of a replica the replica's own,
+// so that it is there when container and cluster are gone. It is called for one
+// that has ended without a word, and says nothing any more.
+func (b *Booster) keepLog(ctx context.Context, f mlaas.Fence) {
+	if log, _ := b.Series.Durable(f); log > 0 {
+		return
+	}
+	text, err := b.monitor.Log(ctx, f)
+	if err != nil || strings.TrimSpace(text) == "" {
+		return // what is not there cannot be kept
+	}
+	frame := mlaas.Frame{Stream: mlaas.LogStream, First: 1}
+	for line := range strings.Lines(text) {
+		l := mlaas.LogLine{Time: b.Now().UTC(), Stream: mlaas.ContainerStream, Text: strings.TrimRight(line, "\r\n")}
+		l.Text = strings.ReplaceAll(l.Text[:min(len(l.Text), mlaas.MaxLine)], "\x00", "\uFFFD")
+		l.Text = strings.ToValidUTF8(l.Text, "")
+		frame.Lines = append(frame.Lines, l)
+	}
+	if err := b.Series.Append(ctx, series.Batch{Fence: f, Frame: frame}); err != nil && ctx.Err() == nil {
+		b.Log.Warn("the log of a container cannot be kept", "run", f.Run, "replica", f.Replica, "error", err)
+	}
 }
 
 // said takes what a supervisor says of itself.

@@ -45,6 +45,8 @@ type Monitor struct {
 
 	mu    sync.Mutex
 	lines map[mlaas.RunID]map[mlaas.Fence]*conn
+
+	waits waiting // for streams that supervisors were told to open
 }
 
 func newMonitor(b *Booster) *Monitor {
@@ -72,6 +74,7 @@ type conn struct {
 	wake    chan struct{}
 	phase   mlaas.Phase // the last that it said
 	started bool        // its part of the launch was sent
+	opens   bool        // it answers Open
 
 	next map[string]int64 // by stream, the reader's own: the first number that is new
 }
@@ -357,7 +360,7 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 			return nil, nil, mlaas.Invalid("hello.ports", "1 to 65535", p)
 		}
 	}
-	c := &conn{fence: fence, line: line, done: make(chan struct{}),
+	c := &conn{fence: fence, line: line, done: make(chan struct{}), opens: h.Opens,
 		acks: map[string]int64{}, wake: make(chan struct{}, 1), phase: h.Phase}
 	c.heard.Store(m.clock())
 	return c, h, nil

@@ -14,6 +14,7 @@ import (
 	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/scripted"
 	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
 
@@ -251,6 +252,34 @@ func TestDeliveryGivenUp(t *testing.T) {
 		}
 		if len(h.hooks.raw) != 0 {
 			t.Errorf("%d requests were sent unsigned", len(h.hooks.raw))
+		}
+	})
+}
+
+// The log of a container whose supervisor never called is kept when it has
+// ended: it is there when cluster and container are gone.
+func TestContainerLogIsKept(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 2})
+		h.ask(r, 1)
+		for _, name := range []string{"worker-0", "worker-1"} {
+			h.status(r, name, time.Second, mlaas.ReplicaPending)
+		}
+		h.hello(fence(r, 1, "worker-1"), mlaas.ReplicaReady)
+		for _, name := range []string{"worker-0", "worker-1"} {
+			text, err := h.boost.Monitor().Log(h.ctx, fence(r, 1, name))
+			if want := "supervisor of run1-1-" + name + "-1\n"; err != nil || text != want {
+				t.Errorf("the log of %s is %q, %v; want %q", name, text, err, want)
+			}
+			h.place.End(fence(r, 1, name), 3)
+			h.status(r, name, time.Minute, mlaas.ReplicaLost)
+		}
+		lines, err := h.lines.Lines(h.ctx, series.LineQuery{Tenant: r.Tenant, Run: r.ID})
+		if err != nil || len(lines) != 1 || lines[0].Text != "supervisor of run1-1-worker-0-1" || lines[0].Stream != mlaas.ContainerStream || lines[0].Replica != "worker-0" {
+			t.Errorf("kept: %+v, %v; want the log of the one that never called", lines, err)
+		}
+		if rep, _ := h.replica(r, "worker-0"); !strings.Contains(rep.Reason, "it wrote: supervisor of") {
+			t.Errorf("its reason is %q", rep.Reason)
 		}
 	})
 }

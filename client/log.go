@@ -17,7 +17,7 @@ import (
 
 // A Line is one line of a run's log.
 type Line struct {
-	Cursor  int64  `json:"cursor"` // dense from 1 over all replicas of the run
+	Cursor  int64  `json:"cursor"` // dense from 1 over all replicas of the run; 0: of a container's own log, which nobody numbers
 	Seq     int64  `json:"seq"`    // dense from 1 in its replica
 	Replica string `json:"replica"`
 	Attempt int    `json:"attempt"`
@@ -29,8 +29,14 @@ type LogQuery struct {
 	From    int64  // the first cursor; 0: from the beginning
 	Last    int    // > 0: instead of From, the last so many
 	Replica string // empty: all
-	Grep    string // regular expression (RE2); empty: every line
-	Follow  bool   // go on until the run has ended
+	Attempt int    // 0: all
+
+	Previous bool      // the attempt before the newest alone
+	Since    time.Time // zero: any; else lines that were written then or later
+	Until    time.Time // zero: any; else lines that were written before
+
+	Grep   string // regular expression (RE2); empty: every line
+	Follow bool   // go on until the run has ended
 
 	// Lost is called when a followed log loses its server, and again with nil
 	// when it is found; the log itself goes on without a gap or a doubled
@@ -89,6 +95,8 @@ type tail struct {
 	q    LogQuery
 	next int64 // the cursor that is wanted next
 	lost bool  // the server was away
+
+	containers bool // lines of containers, which have no number, were given
 }
 
 // pageLines is how many lines are asked for at once.
@@ -109,6 +117,18 @@ func (t *tail) read(ctx context.Context, yield func(Line, error) bool, follow bo
 	if t.q.Grep != "" {
 		q.Set("grep", t.q.Grep)
 	}
+	if t.q.Attempt > 0 {
+		q.Set("attempt", text(t.q.Attempt))
+	}
+	if t.q.Previous {
+		q.Set("previous", "true")
+	}
+	for name, at := range map[string]time.Time{"since": t.q.Since, "until": t.q.Until} {
+		if !at.IsZero() {
+			q.Set(name, at.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	before := t.containers
 	if follow {
 		q.Set("follow", "true")
 	} else {
@@ -140,8 +160,9 @@ func (t *tail) read(ctx context.Context, yield func(Line, error) bool, follow bo
 				}
 				return true, fmt.Errorf("the log of run %s has a line that cannot be read: %w", t.run, mlaas.ErrInternal)
 			}
-			if l.Cursor >= t.next {
-				t.next = l.Cursor + 1
+			if l.Cursor >= t.next || l.Cursor == 0 && !before {
+				t.next = max(t.next, l.Cursor+1)
+				t.containers = t.containers || l.Cursor == 0
 				if !yield(l, nil) {
 					return false, nil
 				}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -25,13 +28,18 @@ type LogRange struct {
 	Last   int    `query:"last" minimum:"0" doc:"The same as tail"`
 	Follow bool   `query:"follow" doc:"Go on until there will be no more"`
 	Grep   string `query:"grep" doc:"Only lines that match this regular expression (RE2)" example:"(?i)error"`
+	Since  string `query:"since" doc:"Only lines that were written then or later: a time, or how long ago" example:"10m"`
+	Until  string `query:"until" doc:"Only lines that were written before: the same" example:"2026-01-02T03:04:05Z"`
+
+	Attempt  int  `query:"attempt" minimum:"0" doc:"Only lines of this attempt"`
+	Previous bool `query:"previous" doc:"Only lines of the attempt before the newest"`
 }
 
 // A ReplicaLine is a line of one replica's log.
 type ReplicaLine struct {
 	Seq    int64     `json:"seq" doc:"From 1, without a gap, over both streams and all attempts of the replica"`
-	Time   time.Time `json:"time"`
-	Stream string    `json:"stream" enum:"stdout,stderr,platform"`
+	Time   time.Time `json:"time,omitzero" doc:"Not there where nobody noted it, which goes for a container's own log"`
+	Stream string    `json:"stream" enum:"stdout,stderr,platform,container" doc:"container: the log that the cluster kept of a replica whose supervisor never delivered a line. While the replica lives it has the numbers 0"`
 	Line   string    `json:"line"`
 	Part   int       `json:"part,omitempty" doc:"1, 2, ... where one line was cut, at 64 KiB"`
 }
@@ -51,7 +59,6 @@ func replicaLine(l series.Line) ReplicaLine {
 type nodeLogIn struct {
 	nodeIn
 	LogRange
-	Attempt int `query:"attempt" minimum:"0" doc:"Only lines of this attempt"`
 }
 
 func (m *Management) nodeLog(w http.ResponseWriter, r *http.Request, in *nodeLogIn) error {
@@ -59,7 +66,7 @@ func (m *Management) nodeLog(w http.ResponseWriter, r *http.Request, in *nodeLog
 	if err != nil {
 		return err
 	}
-	l := &lines{m: m, run: run, replica: a.Fence.Replica, attempt: in.Attempt, want: in.LogRange,
+	l := &lines{m: m, run: run, replica: a.Fence.Replica, newest: a.Epoch, want: in.LogRange,
 		shown: func(l series.Line) any { return replicaLine(l) }}
 	return l.serve(w, r)
 }
@@ -68,7 +75,6 @@ type runLogIn struct {
 	runIn
 	LogRange
 	Replica string `query:"replica" doc:"Only lines of this replica; from counts in cursor all the same" example:"worker-0"`
-	Attempt int    `query:"attempt" minimum:"0" doc:"Only lines of this attempt"`
 }
 
 func (m *Management) runLog(w http.ResponseWriter, r *http.Request, in *runLogIn) error {
@@ -81,7 +87,11 @@ func (m *Management) runLog(w http.ResponseWriter, r *http.Request, in *runLogIn
 			return err
 		}
 	}
-	l := &lines{m: m, run: run, only: in.Replica, attempt: in.Attempt, want: in.LogRange,
+	s, err := m.stateOf(r.Context(), run)
+	if err != nil {
+		return err
+	}
+	l := &lines{m: m, run: run, only: in.Replica, newest: s.Epoch, want: in.LogRange,
 		shown: func(l series.Line) any { return RunLine{l.Cursor, l.Replica, l.Attempt, replicaLine(l)} }}
 	return l.serve(w, r)
 }
@@ -94,6 +104,7 @@ type lines struct {
 	replica string // counted in its own numbers; empty: the whole run, in cursors
 	only    string // of a whole run: this replica's lines
 	attempt int    // 0: all
+	newest  int    // attempt
 	want    LogRange
 	shown   func(series.Line) any
 }
@@ -130,6 +141,9 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 		}
 		q.Grep = re
 	}
+	if err := l.bounds(&q); err != nil {
+		return err
+	}
 	left := l.want.Limit // 0: no end
 	if !l.want.Follow {
 		if left == 0 {
@@ -161,6 +175,18 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	done, err := l.pass(ctx, out, &q, &left)
+	if err != nil && !(l.want.Follow && errors.Is(err, mlaas.ErrUnavailable)) {
+		return err
+	}
+	if !done {
+		if err := l.containers(ctx, out, q); err != nil {
+			return err
+		}
+	}
+	if done || !l.want.Follow {
+		return out.flush()
+	}
 	var lull lull
 	for {
 		more, err := l.turn(ctx, out, &q, &left, &over, &lull, leave)
@@ -168,6 +194,82 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+}
+
+// bounds reads from when to when, and of which attempt, lines are wanted.
+func (l *lines) bounds(q *series.LineQuery) (err error) {
+	if q.Since, err = l.m.moment("since", l.want.Since); err != nil {
+		return err
+	}
+	if q.Until, err = l.m.moment("until", l.want.Until); err != nil {
+		return err
+	}
+	l.attempt = l.want.Attempt
+	if !l.want.Previous {
+		return nil
+	}
+	if l.attempt != 0 {
+		return mlaas.Invalid("previous", "either previous or attempt", l.attempt)
+	}
+	if l.attempt = l.newest - 1; l.attempt < 1 {
+		return fmt.Errorf("run %s/%d has no attempt before its first: %w", l.run.JobName, l.run.Number, mlaas.ErrNotFound)
+	}
+	return nil
+}
+
+// moment reads a time, or how long ago it was; zero where nothing is said.
+func (m *Management) moment(field, text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return m.now().Add(-d), nil
+	}
+	return time.Time{}, mlaas.Invalid(field, "a time such as 2026-01-02T03:04:05Z, or how long ago, such as 10m", clip(text, 100))
+}
+
+// containers writes what executors keep of replicas whose supervisors have
+// never delivered a line in their attempt: it is all that there is of them.
+func (l *lines) containers(ctx context.Context, out *lineWriter, q series.LineQuery) error {
+	if l.m.Inside == nil || l.want.From > 1 || !q.Since.IsZero() || !q.Until.IsZero() {
+		return nil // a part is wanted, and these have no numbers and no times
+	}
+	all, err := l.m.replicasOf(ctx, l.run.Tenant, l.run.ID)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.Ready != nil || a.Epoch == 0 || l.replica != "" && a.Fence.Replica != l.replica {
+			continue
+		}
+		seen := series.Line{Attempt: a.Epoch, Replica: a.Fence.Replica}
+		if !l.takes(seen) {
+			continue
+		}
+		last, err := l.m.Series.Lines(ctx, series.LineQuery{Tenant: l.run.Tenant, Run: l.run.ID, Replica: a.Fence.Replica, Last: 1})
+		if err != nil || len(last) > 0 && last[0].Attempt == a.Epoch {
+			continue // it is kept among the others by now
+		}
+		text, err := l.m.Inside.Log(ctx, a.Cluster, a.Fence)
+		if err != nil {
+			continue // its container is not there yet, or no more
+		}
+		found := strings.Split(strings.TrimRight(text, "\n"), "\n")
+		found = slices.DeleteFunc(found, func(t string) bool { return t == "" || q.Grep != nil && !q.Grep.MatchString(t) })
+		if tail := max(l.want.Tail, l.want.Last); tail > 0 {
+			found = found[max(0, len(found)-tail):]
+		}
+		for _, t := range found {
+			seen.LogLine = mlaas.LogLine{Stream: mlaas.ContainerStream, Text: t}
+			if err := out.write(l.shown(seen)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // turn writes what there is now and waits for more. While nobody can say what
@@ -322,8 +424,14 @@ func (l *lines) over(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	s, err := l.m.stateOf(ctx, l.run)
-	if err != nil || s.State.Final() || l.replica == "" {
-		return err == nil && s.State.Final(), err
+	if err != nil || s.State.Final() {
+		return err == nil, err
+	}
+	if l.attempt > 0 && l.attempt < s.Epoch {
+		return true, nil // nothing of it says anything any more
+	}
+	if l.replica == "" {
+		return false, nil
 	}
 	all, err := l.m.replicasOf(ctx, l.run.Tenant, l.run.ID)
 	for _, a := range all {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/internal/stream"
 	"mlaas.dev/mlaas/series"
 )
 
@@ -274,4 +275,101 @@ func TestMetrics(t *testing.T) {
 	a.do("GET", "/api/run/j.1/metric?replica=worker-1", nil).want(200).is("items.0.replica", "worker-1").is("items.1", nil)
 	a.do("GET", "/api/run/j.1/metric?key=nothing", nil).want(200).is("items", []any{})
 	a.do("GET", "/api/run/j.1/metric?buckets=-1", nil).refuses(422, "invalid", "buckets", "at least 0")
+}
+
+// Lines by when they were written, and of the attempt before.
+func TestLogBounds(t *testing.T) {
+	a, run := running(t)
+	at := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	says := func(epoch int, first int64, from int, texts ...string) {
+		f := mlaas.Frame{Stream: mlaas.LogStream, First: first}
+		for i, text := range texts {
+			f.Lines = append(f.Lines, mlaas.LogLine{Time: at.Add(time.Duration(from+i) * time.Minute), Stream: "stdout", Text: text})
+		}
+		a.appends(series.Batch{Fence: mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: mlaas.RunID(run), Epoch: epoch, Replica: "worker-0"}, Frame: f})
+	}
+	says(1, 1, 0, "a", "b", "c")
+	node, whole := "/api/job/j/node/worker-0/log", "/api/run/"+run+"/log"
+	a.do("GET", node+"?previous=true", nil).refuses(404, "not_found", "", "no attempt before its first")
+	s, rev, err := a.state(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Epoch = 2
+	a.setState(s, rev)
+	a.replica(run, "worker-0", mlaas.ReplicaRunning, func(r *mlaas.Replica) { r.Epoch = 2; r.Ready = &at })
+	says(2, 1, 10, "d", "e")
+	for query, want := range map[string]string{
+		"?since=2026-01-02T03:01:00Z":                            "b; c; d; e",
+		"?until=2026-01-02T03:01:00Z":                            "a",
+		"?since=2026-01-02T03:01:00Z&until=2026-01-02T03:10:00Z": "b; c",
+		"?since=2026-01-02T03:01:00Z&tail=1":                     "e",
+		"?since=1m":                                              "",
+		"?previous=true":                                         "a; b; c",
+		"?previous=true&tail=1":                                  "c",
+		"?previous=true&follow=true":                             "a; b; c", // nothing of it says anything any more
+		"?attempt=2":                                             "d; e",
+		"?attempt=1&since=20000h&limit=2":                        "a; b",
+	} {
+		for _, path := range []string{node, whole} {
+			if got := a.do("GET", path+query, nil).lines("line"); got != want {
+				t.Errorf("%s%s: %q, want %q", path, query, got, want)
+			}
+		}
+	}
+	a.do("GET", node+"?since=yesterday", nil).refuses(422, "invalid", "since", "how long ago")
+	a.do("GET", node+"?until=-5m", nil).refuses(422, "invalid", "until", "a time such as")
+	a.do("GET", node+"?previous=true&attempt=1", nil).refuses(422, "invalid", "previous", "either")
+}
+
+// insides are containers whose logs an executor keeps.
+type insides map[string]string
+
+func (x insides) Log(_ context.Context, _ string, f mlaas.Fence) (string, error) {
+	text, ok := x[f.Replica]
+	if !ok {
+		return "", mlaas.ErrNotFound
+	}
+	return text, nil
+}
+
+func (x insides) Open(context.Context, string, mlaas.Fence, mlaas.Open, string) (*stream.Stream, error) {
+	return nil, fmt.Errorf("this lets nobody in: %w", mlaas.ErrConflict)
+}
+
+// The log of a container is what is served, and labelled, where its supervisor
+// never delivered a word; and only there.
+func TestContainerLog(t *testing.T) {
+	a, run := running(t)
+	at := time.Now()
+	a.Management.Inside = insides{"worker-0": "exec format error\nit cannot start\n", "worker-1": "never shown\n"}
+	a.replica(run, "worker-0", mlaas.ReplicaPending, nil)
+	a.replica(run, "worker-1", mlaas.ReplicaRunning, func(r *mlaas.Replica) { r.Ready = &at })
+	a.says(run, "worker-1", 1, 1, "one")
+	for path, want := range map[string]string{
+		"/api/job/j/node/worker-0/log":              "0 container exec format error; 0 container it cannot start",
+		"/api/job/j/node/worker-0/log?tail=1":       "0 container it cannot start",
+		"/api/job/j/node/worker-0/log?grep=format":  "0 container exec format error",
+		"/api/job/j/node/worker-0/log?attempt=2":    "",
+		"/api/job/j/node/worker-0/log?from=2":       "",
+		"/api/job/j/node/worker-0/log?since=1h":     "",
+		"/api/job/j/node/worker-1/log":              "1 stdout one",
+		"/api/run/" + run + "/log":                  "1 stdout one; 0 container exec format error; 0 container it cannot start",
+		"/api/run/" + run + "/log?limit=1":          "1 stdout one",
+		"/api/run/" + run + "/log?replica=worker-0": "0 container exec format error; 0 container it cannot start",
+	} {
+		if got := a.do("GET", path, nil).lines("seq", "stream", "line"); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	f := a.follow("/api/run/" + run + "/log?follow=true")
+	for _, want := range []string{"one", "exec format error", "it cannot start"} {
+		if s := f.next("line"); s != want {
+			t.Fatalf("%q comes where %q is next", s, want)
+		}
+	}
+	a.says(run, "worker-1", 1, 2, "two")
+	if s := f.next("line"); s != "two" {
+		t.Errorf("%q follows", s)
+	}
 }

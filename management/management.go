@@ -25,6 +25,7 @@ import (
 	"mlaas.dev/mlaas/blob"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/stream"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -36,6 +37,7 @@ type Management struct {
 	DB     store.Driver
 	Blob   blob.Driver
 	Series series.Reader // of what the monitors append
+	Inside Inside        // reaches into replicas; nil: nobody can
 	Auth   *auth.Requests
 	Key    []byte   // seals secrets; 32 bytes
 	Hosts  []string // names by which this server may be called, besides those of the loopback
@@ -65,6 +67,18 @@ type Management struct {
 	streams   streams
 	crowds    crowds
 	documents documents
+}
+
+// An Inside reaches into the replicas of a cluster, whoever serves it: booster's
+// Monitor does, and its Inside where that is in another process.
+type Inside interface {
+	// Open opens a stream for by, which stands in the replica's history then. Who
+	// calls it closes the stream.
+	Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaas.Open, by string) (*stream.Stream, error)
+
+	// Log is what the executor itself keeps of a replica's container, or the end
+	// of it.
+	Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error)
 }
 
 // Info is what management cannot find out by itself.

@@ -115,6 +115,8 @@ func streamByte(s string) (byte, bool) {
 		return 1, true
 	case "platform":
 		return 2, true
+	case mlaas.ContainerStream:
+		return 3, true
 	}
 	return 0, false
 }
@@ -125,6 +127,8 @@ func streamName(b byte) string {
 		return "stdout"
 	case 1:
 		return "stderr"
+	case 3:
+		return mlaas.ContainerStream // v0.1 reads it as the platform's
 	default:
 		return "platform"
 	}

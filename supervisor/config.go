@@ -33,6 +33,7 @@ type Config struct {
 	// of the program with a "_" before its name, and writes to descriptor 3 why
 	// it could not start the program. Closing 3 says that the program began.
 	Enter  []string `json:"enter,omitempty"`
+	Join   []string `json:"join,omitempty"`   // the same for a command beside the program: JOIN -- COMMAND ...
 	Owner  int      `json:"owner,omitempty"`  // whom the program's files belong to; 0: us
 	Groups Groups   `json:"groups,omitzero"`  // where the kernel counts what the program uses
 	See    []string `json:"see,omitempty"`    // what else the program must see

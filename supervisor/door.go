@@ -18,6 +18,7 @@ import (
 	"github.com/coder/websocket"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/internal/stream"
 )
 
 // A Door is what a supervisor reaches of the platform: a line to talk over,
@@ -25,6 +26,10 @@ import (
 type Door interface {
 	// Dial begins a conversation.
 	Dial(ctx context.Context) (mlaas.Line[mlaas.Up, mlaas.Down], error)
+
+	// Stream goes to where somebody waits for the stream of this ID. The context
+	// that it returns ends with the stream.
+	Stream(ctx context.Context, id string) (*stream.Stream, context.Context, error)
 
 	// Get opens the bytes named d, or mlaas.ErrNotFound.
 	Get(ctx context.Context, d mlaas.Digest, offset int64) (io.ReadCloser, error)
@@ -88,6 +93,25 @@ func (d *HTTPDoor) Dial(ctx context.Context) (mlaas.Line[mlaas.Up, mlaas.Down], 
 	w := &webLine{c: c, end: end}
 	go w.keep(life)
 	return w, nil
+}
+
+// Stream goes to where somebody waits for a stream.
+func (d *HTTPDoor) Stream(ctx context.Context, id string) (*stream.Stream, context.Context, error) {
+	d.once.Do(d.start)
+	within, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	c, answer, err := websocket.Dial(within, d.base+"/door/stream/"+url.PathEscape(id), &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
+		HTTPClient: d.client,
+		HTTPHeader: http.Header{"Authorization": {"Bearer " + d.Token}},
+	})
+	if err != nil {
+		if answer != nil && answer.StatusCode != http.StatusSwitchingProtocols {
+			return nil, nil, fmt.Errorf("the door says %s: %w", answer.Status, kind(answer.StatusCode))
+		}
+		return nil, nil, err
+	}
+	s, life := stream.Over(ctx, c)
+	return s, life, nil
 }
 
 // A webLine is a conversation over a WebSocket.

@@ -6,7 +6,8 @@
 //
 // supervisor.go is its life, talk.go the conversation with the door, spool.go
 // what is kept until the door has it, program.go the user's program, fetch.go
-// what goes in, tracker.go and checkpoint.go what comes out.
+// what goes in, tracker.go and checkpoint.go what comes out, open.go what people
+// look in by.
 package supervisor
 
 import (
@@ -70,6 +71,7 @@ type Supervisor struct {
 	left      chan struct{} // closed when the conversation is over for good
 	keeping   *keeper
 	program   *program
+	opens     opener
 }
 
 // A Runtime is a prepared environment.
@@ -164,6 +166,7 @@ func (s *Supervisor) goodbye(ctx context.Context) {
 }
 
 func (s *Supervisor) open() (err error) {
+	s.opens.s = s
 	s.wake = make(chan struct{}, 1)
 	s.start = make(chan mlaas.Start, 1)
 	s.stop = make(chan mlaas.Stop, 1)

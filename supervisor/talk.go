@@ -28,6 +28,9 @@ var errLeave = errors.New("all is said")
 func (s *Supervisor) converse(ctx context.Context) error {
 	wait := 50 * time.Millisecond
 	defer close(s.left)
+	ctx, end := context.WithCancel(ctx)
+	defer s.opens.wait.Wait()
+	defer end() // who looks in leaves with us
 	for {
 		line, err := s.Door.Dial(ctx)
 		if err == nil {
@@ -91,7 +94,7 @@ func (s *Supervisor) talk(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.D
 	if t.phase = version; !whole {
 		t.phase--
 	}
-	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: s.Fence, Node: s.Node, Address: s.Address, Ports: s.numbers, Phase: p}
+	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: s.Fence, Node: s.Node, Address: s.Address, Ports: s.numbers, Phase: p, Opens: true}
 	if err := line.Send(ctx, mlaas.Up{Hello: hello}); err != nil {
 		return err
 	}
@@ -185,6 +188,8 @@ func (s *Supervisor) hear(ctx, speak context.Context, line mlaas.Line[mlaas.Up, 
 			case s.stop <- *down.Stop:
 			default:
 			}
+		case down.Open != nil:
+			s.opens.begin(ctx, *down.Open)
 		case down.Checkpoint != nil:
 			s.Log.Info("a checkpoint was asked for; programs make them when they can")
 		}

@@ -216,6 +216,13 @@ func die(s syscall.Signal) {
 	unix.Tgkill(os.Getpid(), unix.Gettid(), s)
 }
 
+// terminal reports whether standard input is one: it then becomes that of the
+// session, so that Ctrl+C and job control work as in any shell.
+func terminal() bool {
+	_, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	return err == nil
+}
+
 // forwarded are the signals that a program may be sent from outside.
 var forwarded = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 
@@ -251,7 +258,7 @@ func (in *entrance) init(see, command []string, wrong *os.File) (int, error) {
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
 		Dir: filepath.Join(in.Folder, supervisor.CodeDir), Env: env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
-			Setsid: true, Pdeathsig: syscall.SIGKILL,
+			Setsid: true, Pdeathsig: syscall.SIGKILL, Setctty: terminal(),
 			Credential: &syscall.Credential{Uid: uint32(in.User), Gid: uint32(in.User)},
 		},
 	})
@@ -559,10 +566,14 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	unix.CloseOnExec(3) // what the command leaves behind would hold it open
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // before it starts: what we ignore it would ignore
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
 		Dir: filepath.Join(in.Folder, supervisor.CodeDir), Env: env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
 			Setsid:     true, // no death with our own: from in there we cannot be seen
+			Setctty:    terminal(),
 			Credential: &syscall.Credential{Uid: uint32(in.User), Gid: uint32(in.User)},
 		},
 	})
@@ -570,8 +581,6 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 		return 0, err
 	}
 	wrong.Close()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	go func() {
 		<-signals
 		syscall.Kill(-pid, syscall.SIGKILL)

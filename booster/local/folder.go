@@ -105,6 +105,7 @@ func (r *replica) make(s booster.Spec) error {
 	c.Groups = supervisor.Groups{CPU: g.usage(), Memory: g.memory()}
 	if e.sandbox || len(g.program()) > 0 {
 		c.Enter = []string{e.Binary, "enter", filepath.Join(r.folder, enterFile)}
+		c.Join = []string{e.Binary, "enter", "--join", filepath.Join(r.folder, enterFile)}
 		in := entrance{Groups: g.program(), Folder: r.folder, Sandbox: e.sandbox, User: r.about.User, Hide: filepath.Dir(e.Dir)}
 		if e.sandbox {
 			c.Vars["TMPDIR"] = "" // its /tmp is its own

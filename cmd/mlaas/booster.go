@@ -111,7 +111,7 @@ func runBooster(ctx context.Context, s *service, x boosterFlags, give share) err
 	if m.remote, err = s.remote(db, blobs); err != nil {
 		return err
 	}
-	others := &recorded{kinds: kinds(x.exec, ca), secret: s.secret, blobs: blobs, counts: new(booster.Counts), tracer: s.tracer, log: s.Log, lines: m.lines}
+	others := &recorded{kinds: kinds(x.exec, ca), secret: s.secret, blobs: blobs, counts: new(booster.Counts), tracer: s.tracer, log: s.Log, lines: m.lines, show: m.shards.set}
 	showBooster(s.metrics, "added", others.counts)
 	fleet := &booster.Fleet{Member: s.member, DB: db, Log: s.Log}
 	for _, name := range x.clusters {
@@ -182,6 +182,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Han
 		return err
 	}
 	open(b.Monitor().Handler())
+	defer m.shards.set(localCluster, lines, b.Monitor())()
 
 	all, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Handler: m.fleet.Door(localCluster), ReadHeaderTimeout: 10 * time.Second}
@@ -192,8 +193,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Han
 	return all.Wait()
 }
 
-// lines opens the shard of a cluster, which the other services read here until
-// it is closed.
+// lines opens the shard of a cluster.
 func (m *machine) lines(cluster string, t *lease.Tenure, log *slog.Logger) (s *series.Store, run func(context.Context) error, close func(), err error) {
 	segment, err := m.give.segmentBytes()
 	if err != nil {
@@ -203,11 +203,7 @@ func (m *machine) lines(cluster string, t *lease.Tenure, log *slog.Logger) (s *s
 	if err := s.Open(); err != nil {
 		return nil, nil, nil, err
 	}
-	unset := m.shards.set(cluster, s)
-	return s, s.Run, func() {
-		unset()
-		s.Close()
-	}, nil
+	return s, s.Run, func() { s.Close() }, nil
 }
 
 // sweepDaily removes what the machine keeps unused, once a day.

@@ -10,6 +10,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/blob/s3"
+	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
@@ -72,31 +73,42 @@ func openBucket(ctx context.Context, at string, log *slog.Logger) (bucket, error
 // remote reads the series of every cluster, from whoever serves it.
 func (s *service) remote(db store.Driver, b bucket) (*series.Remote, error) {
 	client, err := s.internal()
-	serves := func(_ context.Context, cluster string) (string, error) {
-		l, held, err := s.member.Holder(store.ClusterLease(cluster))
-		if err != nil || !held {
-			return "", err
-		}
-		return l.URL + "/internal/cluster/" + url.PathEscape(cluster), nil
-	}
-	return &series.Remote{Serves: serves, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
+	return &series.Remote{Serves: s.serves, Client: client, DB: db, Blob: b, Objects: b.objects, Log: s.Log}, err
 }
 
-// shards are the series of the clusters that this process serves, for the
-// other services to read.
+// inside reaches into the replicas of the clusters that other processes serve.
+func (s *service) inside() (*booster.Inside, error) {
+	client, err := s.internal()
+	return &booster.Inside{Serves: s.serves, Client: client}, err
+}
+
+// serves says where the internal API of a cluster is; empty: nobody serves it.
+func (s *service) serves(_ context.Context, cluster string) (string, error) {
+	l, held, err := s.member.Holder(store.ClusterLease(cluster))
+	if err != nil || !held {
+		return "", err
+	}
+	return l.URL + "/internal/cluster/" + url.PathEscape(cluster), nil
+}
+
+// shards are the clusters that this process serves, for the other services:
+// what their replicas have said, and a way into them.
 type shards struct {
 	mu  sync.Mutex
 	all map[string]http.Handler
 }
 
-// set serves the series of a cluster until what it returns is called.
-func (x *shards) set(cluster string, s *series.Store) (unset func()) {
+// set serves a cluster until what it returns is called.
+func (x *shards) set(cluster string, s *series.Store, m *booster.Monitor) (unset func()) {
+	mux := http.NewServeMux()
+	mux.Handle("/", series.Handler(s))
+	mux.Handle("/replica/", m.Internal())
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.all == nil {
 		x.all = map[string]http.Handler{}
 	}
-	x.all[cluster] = series.Handler(s)
+	x.all[cluster] = mux
 	return func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()

@@ -59,6 +59,10 @@ type recorded struct {
 	// lines opens what keeps what the runs of a cluster say: run, until ctx
 	// ends, then close.
 	lines func(cluster string, t *lease.Tenure, log *slog.Logger) (s *series.Store, run func(context.Context) error, close func(), err error)
+
+	// show lets the other services at what a cluster's replicas have said, and
+	// into them, until hide is called.
+	show func(cluster string, s *series.Store, m *booster.Monitor) (hide func())
 }
 
 // executor is what runs the replicas of a cluster. Where that cannot even be
@@ -103,6 +107,7 @@ func (x *recorded) serve(ctx context.Context, t *lease.Tenure, c booster.Reach, 
 		defer e.Close()
 	}
 	open(mux)
+	defer x.show(name, lines, b.Monitor())()
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error { return run(ctx) })
 	all.Go(func() error { return b.Run(ctx) })

@@ -61,8 +61,12 @@ func runManagement(ctx context.Context, s *service, address, tokenFile, clusters
 	if err != nil {
 		return err
 	}
+	inside, err := s.inside()
+	if err != nil {
+		return err
+	}
 	m := &management.Management{
-		DB: db, Blob: blobs, Series: remote, Key: s.secret, Log: s.Log, Hosts: hosts,
+		DB: db, Blob: blobs, Series: remote, Inside: inside, Key: s.secret, Log: s.Log, Hosts: hosts,
 		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
 		Catalogue: catalogue(),
 		AllowExec: exec,

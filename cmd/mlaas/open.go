@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"mlaas.dev/mlaas/contractor"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/internal/meter"
+	"mlaas.dev/mlaas/internal/stream"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
 	"mlaas.dev/mlaas/management"
@@ -91,11 +93,13 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, doorAt(p.Dir), p.Log)
 	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
+	inside := &monitors{}
+	inside.set(localCluster, nil, x.monitor)
 	x.management = &management.Management{
 		Health: &health.Prober{Checks: []health.Check{
 			health.Store(x.db, "up"), health.Messages(x.db, true), health.Blob(x.blob), health.Disk(p.Dir),
 		}},
-		DB: x.db, Blob: x.blob, Series: x.series, Key: key, Log: p.Log, Trace: tracer,
+		DB: x.db, Blob: x.blob, Series: x.series, Inside: inside, Key: key, Log: p.Log, Trace: tracer,
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
@@ -110,7 +114,8 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	others := &recorded{kinds: kinds(p.Exec, ca), secret: key, blobs: x.blob, counts: new(booster.Counts), tracer: tracer, log: p.Log,
 		lines: func(string, *lease.Tenure, *slog.Logger) (*series.Store, func(context.Context) error, func(), error) {
 			return x.series, waits, func() {}, nil // one keeps what is said on all clusters
-		}}
+		},
+		show: inside.set}
 	x.fleet = &booster.Fleet{Member: member, DB: x.db, Serve: others.serve, Log: p.Log}
 	x.management.AllowExec = p.Exec
 	if p.Clusters != "" {
@@ -128,6 +133,56 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	showBooster(x.metrics, "added", others.counts)
 	x.management.Metrics = x.metrics.Handler()
 	return x, nil
+}
+
+// monitors are the clusters that this process serves, for its own management.
+type monitors struct {
+	mu  sync.Mutex
+	all map[string]*booster.Monitor
+}
+
+// set shows a cluster until hide is called.
+func (x *monitors) set(cluster string, _ *series.Store, m *booster.Monitor) (hide func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.all == nil {
+		x.all = map[string]*booster.Monitor{}
+	}
+	x.all[cluster] = m
+	return func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.all[cluster] == m {
+			delete(x.all, cluster)
+		}
+	}
+}
+
+func (x *monitors) of(cluster string) (*booster.Monitor, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if m := x.all[cluster]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("nobody serves cluster %s now: %w", cluster, mlaas.ErrUnavailable)
+}
+
+// Open opens a stream into a replica.
+func (x *monitors) Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaas.Open, by string) (*stream.Stream, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return m.Open(ctx, f, ask, by)
+}
+
+// Log is what the executor keeps of a replica's container.
+func (x *monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return "", err
+	}
+	return m.Log(ctx, f)
 }
 
 // services are what runs until the platform ends, by name.

@@ -245,13 +245,46 @@ func inFile(file string, err error) error {
 
 // parseSpec reads YAML, or JSON, which is YAML too.
 func parseSpec(text []byte) (*mlaas.JobSpec, error) {
+	raw, err := fromYAML(text)
+	if err != nil {
+		return nil, err
+	}
+	spec := new(mlaas.JobSpec)
+	return spec, mlaas.Decode(raw, spec)
+}
+
+// fromYAML makes JSON of a job, or of a list of rules. The word on is true in
+// YAML: in a rule it is the name of a field, whether it is quoted or not.
+func fromYAML(text []byte) (json.RawMessage, error) {
 	raw, err := yaml.YAMLToJSONStrict(text)
 	if err != nil {
 		return nil, tell{What: "this is no YAML: " + strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n ", ""), "yaml: "), Kind: mlaas.ErrSyntax,
 			Fix: "see   mlaas job get NAME -o yaml   for how a job looks"}
 	}
-	spec := new(mlaas.JobSpec)
-	return spec, mlaas.Decode(raw, spec)
+	var rules []map[string]json.RawMessage
+	if json.Unmarshal(raw, &rules) == nil {
+		return quoteOn(raw, rules), nil
+	}
+	var job map[string]json.RawMessage
+	if json.Unmarshal(raw, &job) != nil || json.Unmarshal(job["rules"], &rules) != nil {
+		return raw, nil // it has no rules, or what is wrong with it is said elsewhere
+	}
+	job["rules"] = quoteOn(job["rules"], rules)
+	return json.Marshal(job)
+}
+
+func quoteOn(raw json.RawMessage, rules []map[string]json.RawMessage) json.RawMessage {
+	for _, r := range rules {
+		if on, ok := r["true"]; ok && r["on"] == nil {
+			r["on"] = on
+			delete(r, "true")
+		}
+	}
+	out, err := json.Marshal(rules)
+	if err != nil {
+		return raw
+	}
+	return out
 }
 
 // requirements reads the lines of a requirements.txt, and the options in it,

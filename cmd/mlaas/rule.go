@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/client"
@@ -71,9 +70,9 @@ func rulesOf(file string) ([]mlaas.ActionRule, error) {
 	if err != nil {
 		return nil, missing(file, err)
 	}
-	raw, err := yaml.YAMLToJSONStrict(text)
+	raw, err := fromYAML(text)
 	if err != nil {
-		return nil, inFile(filepath.Base(file), fmt.Errorf("this is no YAML: %w: %w", err, mlaas.ErrSyntax))
+		return nil, inFile(filepath.Base(file), err)
 	}
 	var rules []mlaas.ActionRule
 	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("[")) {

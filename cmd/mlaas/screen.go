@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/client"
 )
 
@@ -106,8 +107,11 @@ func (p *printer) format(l client.Line) string {
 	if p.c.Terminal {
 		text = clean(text, p.c.colourOut())
 	}
-	if l.Stream == "platform" {
+	switch l.Stream {
+	case "platform":
 		text = p.c.paintOut(dim, text)
+	case mlaas.ContainerStream: // its supervisor never delivered a line
+		text = p.c.paintOut(dim, "container: "+text)
 	}
 	if !p.alone {
 		if p.lane == nil {
@@ -122,7 +126,11 @@ func (p *printer) format(l client.Line) string {
 		text = p.c.paintOut(lane, fmt.Sprintf("%-*s |", p.wide, l.Replica)) + " " + text
 	}
 	if p.times {
-		text = l.Time.UTC().Format("2006-01-02T15:04:05.000Z") + " " + text
+		at := strings.Repeat(" ", 24) // nobody noted it
+		if !l.Time.IsZero() {
+			at = l.Time.UTC().Format("2006-01-02T15:04:05.000Z")
+		}
+		text = at + " " + text
 	}
 	return text
 }

@@ -35,7 +35,8 @@ func superviseCommand() *cobra.Command {
 			// It waits most of its life: rather small than fast.
 			debug.SetGCPercent(50)
 			debug.SetMemoryLimit(64 << 20)
-			signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+			// Taken and not heeded: what is ignored, programs and shells would ignore.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
 			read := supervisor.ReadContainer
 			if !container {
 				read = func() (supervisor.Config, error) { return supervisor.ReadConfig(args[0]) }

@@ -416,6 +416,12 @@ func (w *world) heard(id mlaas.RunID, s mlaas.RunState, replicas map[string]mlaa
 			}
 			epoch = max(epoch, l.Attempt)
 			f := mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: id, Epoch: l.Attempt, Replica: l.Replica, Incarnation: 1}
+			if l.Stream == mlaas.ContainerStream {
+				if len(w.said[f]) > 0 {
+					w.fault("the log of the container of %s is kept, and its program said %q", f, w.said[f])
+				}
+				continue
+			}
 			heard[f] = append(heard[f], l.Text)
 		}
 		if from = cursor + 1; len(lines) == 0 {
