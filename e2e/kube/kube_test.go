@@ -92,7 +92,7 @@ func set(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: s.gate}
-	go server.Serve(listener) //nolint:errcheck // it ends by Close
+	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
 
 	environments := s.environments(t)
