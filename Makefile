@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-kube simulate torture torture-short cross gen fuzz bench bench-paper clean
+.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-kube simulate torture torture-short cross gen fuzz bench bench-kube bench-paper clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -67,9 +67,9 @@ e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
 SEEDS ?= 1000
-e2e-kube: need kube-bin bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
+e2e-kube: need build kube-bin bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
 	@[ "$$(id -u)" = 0 ] || { echo "e2e-kube: skipped: clusters need network namespaces, which only root may make"; exit 0; }; \
-	CGO_ENABLED=1 CI=true $(GO) test -race -p 1 -count=1 -timeout 20m \
+	MLAAS_BIN=$(CURDIR)/bin/mlaas CGO_ENABLED=1 CI=true $(GO) test -race -p 1 -count=1 -timeout 20m \
 	  $$(grep -rlE --include='*_test.go' '^package kubetest$$|"mlaas.dev/mlaas/internal/kubetest"' . | xargs -n1 dirname | sort -u)
 
 simulate: ## SEEDS lives of a platform in which everything goes wrong that may
@@ -109,6 +109,9 @@ fuzz: ## every fuzz target for 20 s
 
 bench: build bin/versitygw ## what is promised about speed, beside its limit
 	$(GO) run ./bench/all -bin bin/mlaas
+
+bench-kube: build need kube-bin ## what is promised about Kubernetes clusters, beside its limit; only root may
+	$(GO) run ./bench/kube -bin $(CURDIR)/bin/mlaas
 
 bench-paper: build ## the paper's figure 6.1, short
 	$(GO) run ./bench/paper -bin $(CURDIR)/bin/mlaas

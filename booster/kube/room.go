@@ -66,8 +66,12 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 	}
 	usable := map[string][]string{} // by node: the kinds of its GPUs
 	kinds := map[string]int{}
+	var silent []string
 	for i := range nodes {
 		n := &nodes[i]
+		if !works(n) && selects(e.Settings.NodeSelector, n.Labels) {
+			silent = append(silent, n.Name)
+		}
 		if !e.takes(n) {
 			continue
 		}
@@ -80,6 +84,9 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 				usable[n.Name] = append(usable[n.Name], kind)
 			}
 		}
+	}
+	if len(silent) > 0 {
+		c.Limits = append(c.Limits, unanswered(silent))
 	}
 	var others mlaas.Resources
 	if err := e.others(ctx, func(p *corev1.Pod) {
@@ -112,6 +119,22 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 		c.Total.GPU.Count = min(c.Total.GPU.Count, quota.GPU.Count)
 	}
 	return c, nil
+}
+
+// maxSilent is how many nodes are named that do not answer.
+const maxSilent = 3
+
+// unanswered says which nodes are missing.
+func unanswered(silent []string) string {
+	slices.Sort(silent)
+	if len(silent) == 1 {
+		return "Node " + silent[0] + " does not answer, so nothing is placed there."
+	}
+	named := strings.Join(silent[:min(len(silent), maxSilent)], ", ")
+	if more := len(silent) - maxSilent; more > 0 {
+		named += fmt.Sprintf(" and %d more", more)
+	}
+	return "Nodes " + named + " do not answer, so nothing is placed there."
 }
 
 // most is the kind of GPU that there is most of. A job that names no kind takes

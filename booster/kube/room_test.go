@@ -41,6 +41,7 @@ func TestCapacity(t *testing.T) {
 	taint := func(key string, effect corev1.TaintEffect) func(*corev1.Node) {
 		return func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: key, Effect: effect}} }
 	}
+	silent := func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }
 	other := func(at string, requests corev1.ResourceList) *corev1.Pod {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "other"}, Spec: corev1.PodSpec{NodeName: at, Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: requests}}}}}
 	}
@@ -56,10 +57,13 @@ func TestCapacity(t *testing.T) {
 		{"closed, silent, tainted and of another pool", func(s *mlaas.KubeSettings) { s.NodeSelector = map[string]string{"pool": "training"} }, []apiruntime.Object{
 			node("a", nil),
 			node("b", func(n *corev1.Node) { n.Spec.Unschedulable = true }),
-			node("c", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }),
+			node("c", silent),
 			node("d", taint("other", corev1.TaintEffectNoSchedule)),
 			node("e", func(n *corev1.Node) { n.Labels = nil }),
-		}, mlaas.Resources{CPU: 7500, Memory: 16 << 30, GPU: mlaas.GPU{Count: 4}}, ""},
+		}, mlaas.Resources{CPU: 7500, Memory: 16 << 30, GPU: mlaas.GPU{Count: 4}}, "Node c does not answer, so nothing is placed there."},
+		{"all silent", nil, []apiruntime.Object{node("d", silent), node("b", silent), node("a", silent), node("c", silent)},
+			mlaas.Resources{}, "Nodes a, b, c and 1 more do not answer"},
+		{"silent, and of another pool", func(s *mlaas.KubeSettings) { s.NodeSelector = map[string]string{"pool": "serving"} }, []apiruntime.Object{node("a", silent)}, mlaas.Resources{}, ""},
 		{"taints that are put up with", func(s *mlaas.KubeSettings) { s.Tolerations = []mlaas.KubeToleration{{Key: "gpu", Operator: "Exists"}} }, []apiruntime.Object{
 			node("a", taint("gpu", corev1.TaintEffectNoSchedule)), node("b", taint("slow", corev1.TaintEffectPreferNoSchedule)),
 		}, mlaas.Resources{CPU: 15000, Memory: 32 << 30, GPU: mlaas.GPU{Count: 8}}, ""},

@@ -1,0 +1,364 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"mlaas.dev/mlaas/bench/rig"
+	"mlaas.dev/mlaas/internal/kubetest"
+)
+
+// fakes are clusters whose nodes are played.
+func fakes(ctx context.Context, names []string, nodes int) (all map[string]*kubetest.Cluster, err error) {
+	all = map[string]*kubetest.Cluster{}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	for _, name := range names {
+		g.Go(func() error {
+			c, err := kubetest.Open(ctx, kubetest.Opts{Name: name, Nodes: kubetest.Fake(nodes)})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all[name] = c
+			return c.Call(ctx, http.MethodPost, "/api/v1/namespaces", map[string]any{"metadata": map[string]any{"name": namespace}}, nil)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, errors.Join(err, end(all))
+	}
+	return all, nil
+}
+
+func end(all map[string]*kubetest.Cluster) (err error) {
+	for _, c := range all {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+const runLabel = "mlaas.dev/run"
+
+// A sight is what a cluster tells of a pod.
+type sight struct {
+	Metadata struct {
+		UID    string
+		Labels map[string]string
+	}
+	Status struct{ Phase string }
+}
+
+// A watch sees pods of clusters come to run. It is the same for who is measured
+// and for the base, and its time is of neither.
+type watch struct {
+	mu    sync.Mutex
+	seen  map[string]bool      // by uid
+	first map[string]time.Time // by run: when a pod of it ran first
+	news  chan struct{}
+}
+
+func watchAll(ctx context.Context, all map[string]*kubetest.Cluster) *watch {
+	w := &watch{seen: map[string]bool{}, first: map[string]time.Time{}, news: make(chan struct{}, 1)}
+	for _, c := range all {
+		go kubetest.Until(ctx, c, "/api/v1/namespaces/"+namespace+"/pods", func(p sight) (bool, error) { //nolint:errcheck // it ends with ctx
+			if p.Status.Phase != "Running" {
+				return false, nil
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.seen[p.Metadata.UID] = true
+			if run := p.Metadata.Labels[runLabel]; w.first[run].IsZero() {
+				w.first[run] = time.Now()
+			}
+			select {
+			case w.news <- struct{}{}:
+			default:
+			}
+			return false, nil
+		})
+	}
+	return w
+}
+
+// until waits for what was seen.
+func (w *watch) until(ctx context.Context, is func() bool) error {
+	late := time.NewTimer(20 * time.Minute)
+	defer late.Stop()
+	for {
+		w.mu.Lock()
+		done := is()
+		w.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
+			return fmt.Errorf("only %d pods run after 20 minutes", len(w.seen))
+		case <-w.news:
+		}
+	}
+}
+
+// A toll is what it took until all pods ran.
+type toll struct{ wall, cpu, calls float64 }
+
+// rate measures many runs, against a loop that makes the same pods.
+func (b *bench) rate(ctx context.Context) error {
+	all, err := fakes(ctx, []string{"a", "b", "c"}, b.nodes)
+	if err != nil {
+		return err
+	}
+	defer end(all) //nolint:errcheck // what was measured stands
+	s, err := b.stage(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for name, c := range all {
+		if err := s.add(name, c.Kubeconfig(), "127.0.0.1:1"); err != nil {
+			return err
+		}
+		if err := s.up(ctx, name); err != nil {
+			return err
+		}
+	}
+	pods := b.runs * b.replicas
+	measure := func(f func() (cpu func() float64, err error)) (t toll, err error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		w := watchAll(ctx, all)
+		before, err := calls(ctx, all)
+		if err != nil {
+			return t, err
+		}
+		began := time.Now()
+		cpu, err := f()
+		if err != nil {
+			return t, err
+		}
+		err = w.until(ctx, func() bool { return len(w.seen) >= pods })
+		t.wall, t.cpu = time.Since(began).Seconds(), cpu()
+		after, err2 := calls(ctx, all)
+		t.calls = after - before
+		return t, errors.Join(err, err2)
+	}
+	bare, err := measure(func() (func() float64, error) {
+		spent, err := b.bareLoop(ctx, all)
+		return func() float64 { return spent }, err
+	})
+	if err == nil {
+		err = clear(ctx, all)
+	}
+	if err != nil {
+		return fmt.Errorf("the bare loop: %w", err)
+	}
+	if err := s.Do(http.MethodPost, "/api/job", map[string]any{"name": "many", "roles": map[string]any{
+		"worker": map[string]any{"replicas": map[string]int{"min": b.replicas, "max": b.replicas}, "cpu": 0.1, "memory": "64Mi"}}}, nil); err != nil {
+		return err
+	}
+	if err := s.Do(http.MethodPost, "/api/job/many/code", map[string]any{"files": map[string]string{"main.py": "print(1)\n"}}, nil); err != nil {
+		return err
+	}
+	ours, err := measure(func() (func() float64, error) {
+		before := rig.CPU([]int{s.PID})
+		g, _ := errgroup.WithContext(ctx)
+		g.SetLimit(8)
+		for range b.runs {
+			g.Go(func() error { return s.Do(http.MethodPost, "/api/job/many/run", map[string]any{}, nil) })
+		}
+		return func() float64 { return rig.CPU([]int{s.PID}) - before }, g.Wait()
+	})
+	if err != nil {
+		return err
+	}
+	n := float64(pods)
+	rig.Row("replicas a second, against a bare loop of client-go", bare.wall/ours.wall, 0.9, "x", false,
+		fmt.Sprintf("%.0f/s against %.0f/s: %d runs of %d on 3 clusters of %d nodes", n/ours.wall, n/bare.wall, b.runs, b.replicas, b.nodes))
+	rig.Row("CPU of the platform, against the loop", ours.cpu/bare.cpu, 1.3, "x", true, fmt.Sprintf("%.1f s against %.1f s", ours.cpu, bare.cpu))
+	rig.Row("calls of the API servers for a replica", ours.calls/n, 1.5, "", true, fmt.Sprintf("%.2f of the loop", bare.calls/n))
+	return nil
+}
+
+// bareLoop runs loop as a process of its own, so that its processor time is
+// nobody else's, and returns that in seconds.
+func (b *bench) bareLoop(ctx context.Context, all map[string]*kubetest.Cluster) (cpu float64, err error) {
+	dir, err := os.MkdirTemp("", "mlaas-bench-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	var files []string
+	for name, c := range all {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, c.Kubeconfig(), 0o600); err != nil {
+			return 0, err
+		}
+		files = append(files, file)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, self, append([]string{"-loop", strconv.Itoa(b.runs * b.replicas)}, files...)...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return 0, err
+	}
+	return (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), nil
+}
+
+// loop makes pods with client-go, a few at a time on each cluster, and watches
+// them until they run: what anybody would write who needs no platform.
+func loop(ctx context.Context, pods int, kubeconfigs []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, file := range kubeconfigs {
+		share := pods / len(kubeconfigs)
+		if i < pods%len(kubeconfigs) {
+			share++
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		client, err := connect(text)
+		if err != nil {
+			return err
+		}
+		for worker := range 8 {
+			g.Go(func() error {
+				for n := worker; n < share; n += 8 {
+					if _, err := client.Pods(namespace).Create(ctx, bare(fmt.Sprintf("bare-%d", n), nil), metav1.CreateOptions{}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		g.Go(func() error { return running(ctx, client, share) })
+	}
+	return g.Wait()
+}
+
+// running watches until so many pods have run. The API server cuts a watch that
+// does not keep up; it begins again with all there is.
+func running(ctx context.Context, client *corev1client.CoreV1Client, pods int) error {
+	run := map[string]bool{}
+	for range 100 {
+		w, err := client.Pods(namespace).Watch(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for e := range w.ResultChan() {
+			if p, ok := e.Object.(*corev1.Pod); ok && p.Status.Phase == corev1.PodRunning {
+				run[p.Name] = true
+			}
+			if len(run) == pods {
+				w.Stop()
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("the watch was cut 100 times, after %d of %d pods", len(run), pods)
+}
+
+func connect(kubeconfig []byte) (*corev1client.CoreV1Client, error) {
+	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	return corev1client.NewForConfig(config)
+}
+
+func bare(name string, labels map[string]string) *corev1.Pod {
+	held := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+	no := false
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: corev1.PodSpec{
+		RestartPolicy: corev1.RestartPolicyNever, AutomountServiceAccountToken: &no,
+		Containers: []corev1.Container{{Name: "replica", Image: kubetest.PythonRef, Resources: corev1.ResourceRequirements{Requests: held, Limits: held}}},
+	}}
+}
+
+// clear removes every pod of the namespace, and waits until they are gone.
+func clear(ctx context.Context, all map[string]*kubetest.Cluster) error {
+	for _, c := range all {
+		pods := "/api/v1/namespaces/" + namespace + "/pods"
+		if err := c.Call(ctx, http.MethodDelete, pods+"?gracePeriodSeconds=0", nil, nil); err != nil {
+			return err
+		}
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for left := 1; left > 0; {
+			var list struct{ Items []struct{} }
+			if err := c.Call(ctx, http.MethodGet, pods, nil, &list); err != nil {
+				return err
+			}
+			left = len(list.Items)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-tick.C:
+			}
+		}
+	}
+	return nil
+}
+
+// counted is a count of the API server's own: what scheduler, controllers and
+// nodes do with pods is on subresources, so what is on none is of who makes them.
+var counted = regexp.MustCompile(`^apiserver_request_total\{.*resource="(pods|secrets|services)",.*subresource="",.*verb="(POST|PUT|PATCH|APPLY|DELETE|GET|LIST)".*\} ([0-9.e+]+)$`)
+
+// calls is how often the API servers were asked so far to make, change, read or
+// remove what a replica needs.
+func calls(ctx context.Context, all map[string]*kubetest.Cluster) (sum float64, err error) {
+	for _, c := range all {
+		var text []byte
+		if err := c.Call(ctx, http.MethodGet, "/metrics", nil, &text); err != nil {
+			return 0, err
+		}
+		lines := bufio.NewScanner(bytes.NewReader(text))
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			if m := counted.FindStringSubmatch(strings.TrimSpace(lines.Text())); m != nil {
+				n, err := strconv.ParseFloat(m[3], 64)
+				if err != nil {
+					return 0, err
+				}
+				sum += n
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return 0, err
+		}
+	}
+	return sum, nil
+}
