@@ -409,6 +409,9 @@ func readPrefix(ctx context.Context, api asker, run string, n int) (count int, d
 		if err := json.Unmarshal(line, &s); err != nil {
 			return err
 		}
+		if s.passing() {
+			return nil
+		}
 		count++
 		fmt.Fprintf(h, "%d %s %d %s %s\n", s.Cursor, s.Replica, s.Attempt, s.Stream, s.Line)
 		return nil
@@ -422,3 +425,8 @@ type logLine struct {
 	Attempt               int
 	Replica, Stream, Line string
 }
+
+// passing reports whether a line is of the log that a cluster keeps of a
+// container. It is shown for as long as its supervisor has delivered nothing,
+// has no number, and is nothing that was acknowledged.
+func (l logLine) passing() bool { return l.Stream == "container" && l.Cursor == 0 }
