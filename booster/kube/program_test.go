@@ -47,7 +47,9 @@ func newDoor(t testing.TB) (*door, *httptest.Server) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/cluster/east/door/line", d.line)
 	mux.HandleFunc("GET /cluster/east/door/blob/{digest}", func(w http.ResponseWriter, r *http.Request) {
+		d.mu.Lock()
 		data, ok := d.blobs[mlaas.Digest(r.PathValue("digest"))]
+		d.mu.Unlock()
 		if !ok || r.Header.Get("Authorization") != "Bearer secret-token" {
 			http.NotFound(w, r)
 			return
@@ -61,6 +63,8 @@ func newDoor(t testing.TB) (*door, *httptest.Server) {
 
 // program is what the replica of f is told to run, once it calls.
 func (d *door) program(f mlaas.Fence, text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	keep := func(data []byte) mlaas.Digest {
 		name := mlaas.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(data)))
 		d.blobs[name] = data
@@ -87,11 +91,11 @@ func (d *door) line(w http.ResponseWriter, r *http.Request) {
 	name := ""
 	for {
 		var up mlaas.Up
-		if err := wsjson.Read(d.t.Context(), c, &up); err != nil {
+		if err := wsjson.Read(r.Context(), c, &up); err != nil {
 			return
 		}
 		for _, m := range d.hear(&name, up) {
-			if err := wsjson.Write(d.t.Context(), c, m); err != nil {
+			if err := wsjson.Write(r.Context(), c, m); err != nil {
 				return
 			}
 		}
