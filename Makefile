@@ -87,7 +87,7 @@ bin/torture: build bin/versitygw
 torture: bin/torture ## break the platform in every way for MINUTES, in every layout, and count what was lost
 	bin/torture -minutes $(MINUTES)
 
-torture-short: bin/torture ## the same, each fault at least once: some 6 minutes
+torture-short: bin/torture ## the same, each fault at least once: some 8 minutes
 	bin/torture -short
 
 cross: ## the binary for linux and darwin, amd64 and arm64

@@ -33,7 +33,7 @@ func main() {
 	flag.StringVar(&t.failpoints, "failpoints", "bin/mlaas-failpoints", "the same, built with -tags failpoints")
 	flag.StringVar(&t.s3, "s3", "bin/versitygw", "the S3 server of the layouts that need one")
 	flag.Float64Var(&t.minutes, "minutes", 60, "for all layouts together; each fault comes once in each, however long that takes")
-	short := flag.Bool("short", false, "each fault at least once, and what was acknowledged compared at the end of each layout: some 6 minutes")
+	short := flag.Bool("short", false, "each fault at least once, and what was acknowledged compared at the end of each layout: some 8 minutes")
 	flag.Uint64Var(&t.seed, "seed", uint64(time.Now().UnixNano()), "of what is chosen at random")
 	flag.Parse()
 	t.short = *short
