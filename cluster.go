@@ -1,7 +1,9 @@
 package mlaas
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"regexp"
@@ -168,46 +170,55 @@ func checkDoor(door string) error {
 	return nil
 }
 
-// What Kubernetes takes for the names of things.
+// KubeHome is the folder of a replica's container that is ours.
+const KubeHome = "/var/lib/mlaas"
+
+// What Kubernetes takes for the names of things, and registries for those of
+// images: HOST[:PORT]/PATH[:TAG][@DIGEST].
 var (
 	kubeLabel    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	kubeName     = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)
 	kubeResource = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
+	kubeKey      = regexp.MustCompile(`^([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$`)
+	kubeValue    = regexp.MustCompile(`^([A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`)
+	imageRule    = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 
-// Check reports what of the settings is wrong: a [FieldError] that begins with
-// "kube.".
+// Check reports what of the settings no cluster would take: a [FieldError] that
+// begins with "kube.". Whether a claim or a class is there, the cluster says
+// when a replica needs it.
 func (k KubeSettings) Check() error {
 	if k.Namespace != "" && !kubeLabel.MatchString(k.Namespace) {
 		return Invalid("kube.namespace", "a name of Kubernetes: 1 to 63 of a-z, 0-9 and '-'", k.Namespace)
 	}
-	if err := checkImage("kube.supervisor", k.Supervisor); err != nil {
+	if err := CheckImage("kube.supervisor", k.Supervisor); err != nil {
 		return err
 	}
-	for name, image := range k.Images {
-		if err := checkImage("kube.images."+name, image); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(k.Images)) {
+		if err := CheckImage("kube.images."+cmp.Or(name, `""`), k.Images[name]); err != nil {
 			return err
 		}
 	}
+	paths := map[string]bool{}
 	if k.Environments != nil {
-		if err := k.Environments.check("kube.environments"); err != nil {
+		if err := k.Environments.check("kube.environments", paths); err != nil {
 			return err
 		}
 	}
 	for i, v := range k.Volumes {
-		if err := v.check(fmt.Sprintf("kube.volumes[%d]", i)); err != nil {
+		if err := v.check(fmt.Sprintf("kube.volumes[%d]", i), paths); err != nil {
 			return err
 		}
 	}
-	for kind, g := range k.GPU {
-		at := "kube.gpu." + kind
+	for _, kind := range slices.Sorted(maps.Keys(k.GPU)) {
+		g, at := k.GPU[kind], "kube.gpu."+cmp.Or(kind, `""`)
 		if !kubeResource.MatchString(g.Resource) {
 			return Invalid(at+".resource", `the name of a resource of nodes, such as "nvidia.com/gpu"`, g.Resource)
 		}
 		if g.RuntimeClass != "" && !kubeName.MatchString(g.RuntimeClass) {
 			return Invalid(at+".runtimeClass", "a name of Kubernetes", g.RuntimeClass)
 		}
-		if err := checkTolerations(at+".tolerations", g.Tolerations); err != nil {
+		if err := checkNodes(at, g.NodeSelector, g.Tolerations); err != nil {
 			return err
 		}
 	}
@@ -225,32 +236,44 @@ func (k KubeSettings) Check() error {
 	if !slices.Contains([]string{"", "image", "init"}, k.Copy) {
 		return Invalid("kube.copy", `"image", "init" or nothing`, k.Copy)
 	}
-	return checkTolerations("kube.tolerations", k.Tolerations)
+	return checkNodes("kube", k.NodeSelector, k.Tolerations)
 }
 
-func checkImage(field, image string) error {
-	if image == "" || len(image) > 512 || strings.ContainsFunc(image, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return Invalid(field, "the name of an image, such as registry.example.org/mlaas@sha256:...", image)
+// CheckImage reports whether a field names an image as registries do.
+func CheckImage(field, image string) error {
+	if len(image) > 512 || !imageRule.MatchString(image) {
+		return Invalid(field, "the name of an image, HOST/PATH:TAG or HOST/PATH@sha256:DIGEST", image)
 	}
 	return nil
 }
 
-func (v KubeVolume) check(field string) error {
+// check notes where the volume is seen: there is one for each path.
+func (v KubeVolume) check(field string, paths map[string]bool) error {
 	if !kubeName.MatchString(v.Claim) {
 		return Invalid(field+".claim", "the name of a PersistentVolumeClaim in the namespace", v.Claim)
 	}
 	if !path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path || v.Path == "/" {
 		return Invalid(field+".path", "a clean absolute path, such as /data", v.Path)
 	}
+	if v.Path == KubeHome || strings.HasPrefix(v.Path, KubeHome+"/") || paths[v.Path] {
+		return Invalid(field+".path", "a path that is not within "+KubeHome+", and another one for each volume", v.Path)
+	}
+	paths[v.Path] = true
 	if v.SubPath != "" && (path.IsAbs(v.SubPath) || slices.Contains(strings.Split(v.SubPath, "/"), "..")) {
 		return Invalid(field+".subPath", "a path within the volume", v.SubPath)
 	}
 	return nil
 }
 
-func checkTolerations(field string, all []KubeToleration) error {
-	for i, t := range all {
-		at := fmt.Sprintf("%s[%d]", field, i)
+// checkNodes looks at what says on which nodes replicas may be.
+func checkNodes(field string, selector map[string]string, tolerations []KubeToleration) error {
+	for _, key := range slices.Sorted(maps.Keys(selector)) {
+		if !kubeKey.MatchString(key) || !kubeValue.MatchString(selector[key]) {
+			return Invalid(field+".nodeSelector", "labels of nodes", key+"="+selector[key])
+		}
+	}
+	for i, t := range tolerations {
+		at := fmt.Sprintf("%s.tolerations[%d]", field, i)
 		if !slices.Contains([]string{"", "Exists", "Equal"}, t.Operator) {
 			return Invalid(at+".operator", `"Exists" or "Equal"`, t.Operator)
 		}
@@ -259,6 +282,9 @@ func checkTolerations(field string, all []KubeToleration) error {
 		}
 		if !slices.Contains([]string{"", "NoSchedule", "PreferNoSchedule", "NoExecute"}, t.Effect) {
 			return Invalid(at+".effect", `"NoSchedule", "PreferNoSchedule" or "NoExecute"`, t.Effect)
+		}
+		if t.Operator != "Exists" && t.Key == "" {
+			return Invalid(at+".key", "the key of a taint; the operator Exists alone goes without", t.Key)
 		}
 	}
 	return nil

@@ -362,6 +362,11 @@ func (e *Environment) check() error {
 	if e.Image != "" && (e.Framework != "" || len(e.Packages) > 0) {
 		return Invalid("image", "an image alone, without framework and packages", e.Image)
 	}
+	if e.Image != "" {
+		if err := CheckImage("image", e.Image); err != nil {
+			return err
+		}
+	}
 	if e.Python != "" && !pythonRule.MatchString(e.Python) {
 		return Invalid("python", "a version such as 3.11", e.Python)
 	}

@@ -29,26 +29,11 @@ for i in range(1, n + 1):
 // late measures how long a line is on its way from print in a pod to who
 // follows the log, and whether each came once.
 func (b *bench) late(ctx context.Context) error {
-	c, err := b.real(ctx)
+	_, s, end, err := b.onReal(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	s, err := b.stage(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	door, err := c.Expose(s.door)
-	if err != nil {
-		return err
-	}
-	if err := s.add("real", c.Kubeconfig(), door); err != nil {
-		return err
-	}
-	if err := s.up(ctx, "real"); err != nil {
-		return err
-	}
+	defer end()
 	if err := s.Do(http.MethodPost, "/api/job", map[string]any{"name": "lines",
 		"roles":     map[string]any{"worker": map[string]any{"replicas": 1, "cpu": 1, "memory": "512Mi"}},
 		"execution": map[string]any{"command": []string{"python", "main.py", strconv.Itoa(b.lines), strconv.Itoa(b.perSecond)}}}, nil); err != nil {

@@ -129,6 +129,34 @@ func (s *stage) add(name string, kubeconfig []byte, door string) error {
 
 const supervisorRef = "kubetest.local/mlaas:1"
 
+// onReal starts a platform with one real cluster, named real. Call end when all
+// is measured.
+func (b *bench) onReal(ctx context.Context) (c *kubetest.Cluster, s *stage, end func(), err error) {
+	if c, err = b.real(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	if s, err = b.stage(ctx); err != nil {
+		c.Close()
+		return nil, nil, nil, err
+	}
+	end = func() {
+		s.Close()
+		c.Close()
+	}
+	door, err := c.Expose(s.door)
+	if err == nil {
+		err = s.add("real", c.Kubeconfig(), door)
+	}
+	if err == nil {
+		err = s.up(ctx, "real")
+	}
+	if err != nil {
+		end()
+		return nil, nil, nil, err
+	}
+	return c, s, end, nil
+}
+
 // real is a cluster with one node that runs pods and has the images.
 func (b *bench) real(ctx context.Context) (_ *kubetest.Cluster, err error) {
 	c, err := kubetest.Open(ctx, kubetest.Opts{Name: "real", Nodes: kubetest.Real(1)})

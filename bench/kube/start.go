@@ -20,26 +20,11 @@ const first = "import time\nprint(time.time(), flush=True)\n"
 
 // start measures the same program as a run and as a bare pod, in turn.
 func (b *bench) start(ctx context.Context) error {
-	c, err := b.real(ctx)
+	c, s, end, err := b.onReal(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	s, err := b.stage(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	door, err := c.Expose(s.door)
-	if err != nil {
-		return err
-	}
-	if err := s.add("real", c.Kubeconfig(), door); err != nil {
-		return err
-	}
-	if err := s.up(ctx, "real"); err != nil {
-		return err
-	}
+	defer end()
 	if err := s.job("start", first); err != nil {
 		return err
 	}

@@ -75,24 +75,7 @@ func TestFaults(t *testing.T) {
 			"validations":      []any{manifest{"expression": "object.metadata.namespace != '" + p.name + "'", "message": "no replicas on Sundays"}},
 		}})
 		post(t, c, admission+"validatingadmissionpolicybindings", manifest{"metadata": manifest{"name": p.name}, "spec": manifest{"policyName": p.name, "validationActions": []string{"Deny"}}})
-		// The API server takes a policy up when it has seen it.
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		for i := 0; ctx.Err() == nil; i++ {
-			f := fence(fmt.Sprintf("worker-%d", i))
-			err := e.Start(ctx, p.spec(f))
-			if err == nil {
-				if err := e.Stop(ctx, f); err != nil {
-					t.Fatal(err)
-				}
-				continue
-			}
-			if mlaas.KindOf(err) != mlaas.ErrForbidden || !strings.Contains(err.Error(), "no replicas on Sundays") {
-				t.Errorf("Start says %v of kind %v", err, mlaas.KindOf(err))
-			}
-			return
-		}
-		t.Error("the policy was never asked")
+		comesToRefuse(t, p, e, mlaas.ErrForbidden, "no replicas on Sundays")
 	})
 
 	t.Run("webhooks", func(t *testing.T) {
@@ -110,23 +93,7 @@ func TestFaults(t *testing.T) {
 			}}}
 		}
 		post(t, c, "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", hook("https://127.0.0.1:1/"))
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		for i := 0; ctx.Err() == nil; i++ {
-			f := fence(fmt.Sprintf("worker-%d", i))
-			err := e.Start(ctx, p.spec(f))
-			if err == nil {
-				if err := e.Stop(ctx, f); err != nil {
-					t.Fatal(err)
-				}
-				continue
-			}
-			if mlaas.KindOf(err) != mlaas.ErrUnavailable || !strings.Contains(err.Error(), "an admission webhook does not answer") {
-				t.Errorf("Start says %v of kind %v", err, mlaas.KindOf(err))
-			}
-			return
-		}
-		t.Error("the webhook was never asked")
+		comesToRefuse(t, p, e, mlaas.ErrUnavailable, "an admission webhook does not answer")
 	})
 
 	t.Run("no room", func(t *testing.T) {
@@ -406,4 +373,27 @@ func TestCalls(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// comesToRefuse starts replicas until the cluster refuses one: an API server
+// takes up what it is to ask only when it has seen it.
+func comesToRefuse(t *testing.T, p *place, e booster.Executor, kind *mlaas.Kind, says string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for i := 0; ctx.Err() == nil; i++ {
+		f := fence(fmt.Sprintf("worker-%d", i))
+		err := e.Start(ctx, p.spec(f))
+		if err == nil {
+			if err := e.Stop(ctx, f); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if mlaas.KindOf(err) != kind || !strings.Contains(err.Error(), says) {
+			t.Errorf("Start says %v of kind %v", err, mlaas.KindOf(err))
+		}
+		return
+	}
+	t.Error("it was never refused")
 }

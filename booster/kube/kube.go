@@ -89,7 +89,7 @@ func (e *Executor) begin() error {
 		e.spaces, e.sheafs = map[string]*space{}, map[string]*sheaf{}
 		e.held, e.idle = map[mlaas.Fence]chan struct{}{}, map[string]time.Time{}
 		e.shape = &shape{cluster: e.Cluster, settings: e.Settings, doorCA: e.DoorCA, silence: int64(cmp.Or(e.Silence, time.Minute).Seconds())}
-		if e.broken = CheckSettings(e.Settings); e.broken != nil || e.api != nil {
+		if e.broken = e.Settings.Check(); e.broken != nil || e.api != nil {
 			return
 		}
 		if e.Access == nil {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +36,7 @@ const (
 
 const (
 	containerName = "replica"
-	home          = "/var/lib/mlaas"
+	home          = mlaas.KubeHome
 	binaryDir     = home + "/bin"
 	folder        = home + "/replica"
 
@@ -113,9 +112,6 @@ func secretName(f mlaas.Fence) string {
 
 func secretKey(f mlaas.Fence) string { return fmt.Sprintf("%s-%d", f.Replica, f.Incarnation) }
 
-// imageRule is what a registry takes as a name: HOST[:PORT]/PATH[:TAG][@DIGEST].
-var imageRule = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
-
 // image is what a replica runs in.
 func (s *shape) image(env mlaas.Environment) (string, error) {
 	framework := cmp.Or(env.Framework, "python")
@@ -127,12 +123,10 @@ func (s *shape) image(env mlaas.Environment) (string, error) {
 			return "", mlaas.Invalid("environment.image", "an image: cluster "+s.cluster+" has none for "+framework, "")
 		}
 		return "", mlaas.Invalid("environment.framework", "one that cluster "+s.cluster+" has an image for ("+strings.Join(have, ", ")+"), or environment.image", framework)
-	case !imageRule.MatchString(image):
-		return "", mlaas.Invalid("environment.image", "HOST/PATH:TAG or HOST/PATH@sha256:DIGEST", image)
 	case len(env.Packages) > 0 && s.settings.Environments == nil:
 		return "", mlaas.Invalid("environment.packages", "none: cluster "+s.cluster+" installs nothing, what a program needs must be in its image", env.Packages)
 	}
-	return image, nil
+	return image, mlaas.CheckImage("environment.image", image)
 }
 
 // gpu is how GPUs of a kind are asked for.
@@ -397,95 +391,3 @@ func merge(all ...map[string]string) (out map[string]string) {
 }
 
 func ref[T any](v T) *T { return &v }
-
-// CheckSettings reports what of the settings no cluster would take. Whether a
-// claim or a class is there, the cluster says when a replica needs it.
-func CheckSettings(s mlaas.KubeSettings) error {
-	label := func(field, v string) error {
-		if wrong := validation.IsDNS1123Label(v); len(wrong) > 0 {
-			return mlaas.Invalid(field, "a name of lower-case letters, digits and -", v)
-		}
-		return nil
-	}
-	if s.Namespace != "" {
-		if err := label("namespace", s.Namespace); err != nil {
-			return err
-		}
-	}
-	if !imageRule.MatchString(s.Supervisor) {
-		return mlaas.Invalid("supervisor", "the image that has the mlaas binary at /mlaas, as HOST/PATH:TAG", s.Supervisor)
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Images)) {
-		if !imageRule.MatchString(s.Images[name]) {
-			return mlaas.Invalid("images."+cmp.Or(name, `""`), "HOST/PATH:TAG or HOST/PATH@sha256:DIGEST", s.Images[name])
-		}
-	}
-	seen := map[string]bool{}
-	volume := func(field string, v mlaas.KubeVolume) error {
-		if wrong := validation.IsDNS1123Subdomain(v.Claim); len(wrong) > 0 {
-			return mlaas.Invalid(field+".claim", "the name of a claim in the namespace", v.Claim)
-		}
-		if !strings.HasPrefix(v.Path, "/") || strings.Contains(v.Path, "..") || v.Path == home || strings.HasPrefix(v.Path, home+"/") || seen[v.Path] {
-			return mlaas.Invalid(field+".path", "an absolute path, not within "+home+", and another one for each volume", v.Path)
-		}
-		seen[v.Path] = true
-		if strings.HasPrefix(v.SubPath, "/") || strings.Contains(v.SubPath, "..") {
-			return mlaas.Invalid(field+".subPath", "a path inside the volume", v.SubPath)
-		}
-		return nil
-	}
-	if s.Environments != nil {
-		if err := volume("environments", *s.Environments); err != nil {
-			return err
-		}
-	}
-	for i, v := range s.Volumes {
-		if err := volume(fmt.Sprintf("volumes[%d]", i), v); err != nil {
-			return err
-		}
-	}
-	for _, kind := range slices.Sorted(maps.Keys(s.GPU)) {
-		if wrong := validation.IsQualifiedName(s.GPU[kind].Resource); len(wrong) > 0 {
-			return mlaas.Invalid("gpu."+cmp.Or(kind, `""`)+".resource", `the name of a resource such as "nvidia.com/gpu"`, s.GPU[kind].Resource)
-		}
-		if err := checkPlacing("gpu."+cmp.Or(kind, `""`)+".", s.GPU[kind].NodeSelector, s.GPU[kind].Tolerations); err != nil {
-			return err
-		}
-	}
-	if err := checkPlacing("", s.NodeSelector, s.Tolerations); err != nil {
-		return err
-	}
-	for i, name := range s.ImagePullSecrets {
-		if wrong := validation.IsDNS1123Subdomain(name); len(wrong) > 0 {
-			return mlaas.Invalid(fmt.Sprintf("imagePullSecrets[%d]", i), "the name of a Secret in the namespace", name)
-		}
-	}
-	if q := s.Quota; q.CPU < 0 || q.Memory < 0 || q.GPU.Count < 0 {
-		return mlaas.Invalid("quota", "nothing below 0", q)
-	}
-	if !slices.Contains([]string{"", "image", "init"}, s.Copy) {
-		return mlaas.Invalid("copy", `"image", "init" or nothing`, s.Copy)
-	}
-	return nil
-}
-
-func checkPlacing(at string, selector map[string]string, tolerations []mlaas.KubeToleration) error {
-	for _, k := range slices.Sorted(maps.Keys(selector)) {
-		if len(validation.IsQualifiedName(k)) > 0 || len(validation.IsValidLabelValue(selector[k])) > 0 {
-			return mlaas.Invalid(at+"nodeSelector", "labels of nodes", k+"="+selector[k])
-		}
-	}
-	for i, t := range tolerations {
-		field := fmt.Sprintf("%stolerations[%d]", at, i)
-		if !slices.Contains([]string{"", "Exists", "Equal"}, t.Operator) {
-			return mlaas.Invalid(field+".operator", "Exists or Equal", t.Operator)
-		}
-		if !slices.Contains([]string{"", "NoSchedule", "PreferNoSchedule", "NoExecute"}, t.Effect) {
-			return mlaas.Invalid(field+".effect", "NoSchedule, PreferNoSchedule or NoExecute", t.Effect)
-		}
-		if t.Key == "" && t.Operator != "Exists" || t.Operator == "Exists" && t.Value != "" {
-			return mlaas.Invalid(field, "a key with a value, or Exists without", t.Key+"="+t.Value)
-		}
-	}
-	return nil
-}

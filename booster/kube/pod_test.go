@@ -75,7 +75,7 @@ func TestPods(t *testing.T) {
 			if tt.settings != nil {
 				tt.settings(&settings)
 			}
-			if err := CheckSettings(settings); err != nil {
+			if err := settings.Check(); err != nil {
 				t.Fatal(err)
 			}
 			s := &shape{cluster: "east", settings: settings, init: tt.init, silence: 60}
@@ -135,39 +135,5 @@ func TestPodsThatCannotBe(t *testing.T) {
 				t.Errorf("the error is %v, want %q in it", err, tt.wrong)
 			}
 		})
-	}
-}
-
-func TestCheckSettings(t *testing.T) {
-	tests := []struct {
-		change func(*mlaas.KubeSettings)
-		wrong  string
-	}{
-		{func(s *mlaas.KubeSettings) { s.Supervisor = "" }, "supervisor"},
-		{func(s *mlaas.KubeSettings) { s.Namespace = "Team A" }, "namespace"},
-		{func(s *mlaas.KubeSettings) { s.Images = map[string]string{"jax": "a b"} }, "images.jax"},
-		{func(s *mlaas.KubeSettings) { s.Environments = &mlaas.KubeVolume{Claim: "c", Path: "env"} }, "environments.path"},
-		{func(s *mlaas.KubeSettings) { s.Volumes = []mlaas.KubeVolume{{Claim: "c", Path: home + "/bin"}} }, "volumes[0].path"},
-		{func(s *mlaas.KubeSettings) { s.Volumes = []mlaas.KubeVolume{{Claim: "", Path: "/data"}} }, "volumes[0].claim"},
-		{func(s *mlaas.KubeSettings) {
-			s.Volumes = []mlaas.KubeVolume{{Claim: "c", Path: "/data"}, {Claim: "d", Path: "/data"}}
-		}, "volumes[1].path"},
-		{func(s *mlaas.KubeSettings) {
-			s.Volumes = []mlaas.KubeVolume{{Claim: "c", Path: "/data", SubPath: "../x"}}
-		}, "volumes[0].subPath"},
-		{func(s *mlaas.KubeSettings) { s.GPU = map[string]mlaas.KubeGPU{"a100": {}} }, "gpu.a100.resource"},
-		{func(s *mlaas.KubeSettings) { s.NodeSelector = map[string]string{"a b": "c"} }, "nodeSelector"},
-		{func(s *mlaas.KubeSettings) { s.Tolerations = []mlaas.KubeToleration{{Operator: "Equal"}} }, "tolerations[0]"},
-		{func(s *mlaas.KubeSettings) { s.Tolerations = []mlaas.KubeToleration{{Key: "k", Effect: "No"}} }, "tolerations[0].effect"},
-		{func(s *mlaas.KubeSettings) { s.ImagePullSecrets = []string{"A_B"} }, "imagePullSecrets[0]"},
-		{func(s *mlaas.KubeSettings) { s.Quota.CPU = -1 }, "quota"},
-		{func(s *mlaas.KubeSettings) { s.Copy = "magic" }, "copy"},
-	}
-	for _, tt := range tests {
-		s := mlaas.KubeSettings{Supervisor: "mlaas:1"}
-		tt.change(&s)
-		if err := CheckSettings(s); !errors.Is(err, mlaas.ErrInvalid) || !strings.HasPrefix(err.Error(), tt.wrong) {
-			t.Errorf("CheckSettings(%+v) = %v, want %s to be wrong", s, err, tt.wrong)
-		}
 	}
 }

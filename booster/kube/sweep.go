@@ -39,7 +39,7 @@ func (e *Executor) sweep(ctx context.Context, f *feed, in string) {
 		// Not if it was written meanwhile: then something is being started.
 		err := e.api.Secrets(s.Namespace).Delete(ctx, s.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &s.ResourceVersion}})
 		if err != nil {
-			e.Log.Info("what is left of an old run stays for now", "secret", s.Name, "error", err)
+			e.Log.Info("what is left of an old run cannot be removed; it is tried again at the next sweep", "secret", s.Name, "error", err)
 			continue
 		}
 		delete(idle, key)

@@ -39,8 +39,8 @@ func kinds(exec bool, ca []byte) map[string]driver {
 			if c.Spec.Kube != nil {
 				settings = *c.Spec.Kube
 			}
-			if err := kube.CheckSettings(settings); err != nil {
-				return nil, mlaas.In("kube", err)
+			if err := settings.Check(); err != nil {
+				return nil, err
 			}
 			return &kube.Executor{Access: access, Cluster: c.Spec.Name, Settings: settings, DoorCA: ca, Log: log}, nil
 		},

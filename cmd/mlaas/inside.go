@@ -81,8 +81,8 @@ func runInside(ctx context.Context, s *service, x boosterFlags, give share) erro
 			return err
 		}
 		agent.Open = func(settings mlaas.KubeSettings) (booster.Executor, error) {
-			if err := kube.CheckSettings(settings); err != nil {
-				return nil, mlaas.In("kube", err)
+			if err := settings.Check(); err != nil {
+				return nil, err
 			}
 			return &kube.Executor{Access: access, Cluster: name, Settings: settings, DoorCA: ca, Log: s.Log}, nil
 		}
