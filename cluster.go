@@ -67,8 +67,8 @@ type KubeSettings struct {
 	// its framework: each by digest where the registry is not one's own.
 	Images map[string]string `json:"images,omitempty"`
 
-	// Environments is a volume with Python environments by lock hash, as `mlaas
-	// env` makes them, instead of images.
+	// Environments is a volume with Python environments by lock hash, instead of
+	// images: a copy of the folder env of a platform, at the same path.
 	Environments *KubeVolume `json:"environments,omitempty"`
 
 	// Volumes are seen by every replica: data that is there already.
