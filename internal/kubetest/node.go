@@ -82,12 +82,22 @@ func (n *node) setAlive(ctx context.Context, is bool) error {
 // nodeReady is what of a node says whether it is well.
 type nodeReady struct {
 	Metadata meta
-	Status   struct {
+	Spec     struct {
+		Taints []struct{ Key, Effect string }
+	}
+	Status struct {
 		Conditions []struct{ Type, Status string }
 	}
 }
 
+// ready reports whether pods may go there: the taint of a node that has begun
+// is taken off an instant after it is ready.
 func (n nodeReady) ready() bool {
+	for _, t := range n.Spec.Taints {
+		if t.Key == "node.kubernetes.io/not-ready" {
+			return false
+		}
+	}
 	for _, c := range n.Status.Conditions {
 		if c.Type == "Ready" {
 			return c.Status == "True"
