@@ -58,8 +58,8 @@ hidden_layers:
 - {type: dropout, rate: 0.25}
 - {neurons: 32, activation: gelu}
 output: {neurons: 10}
-epochs: 2
-batch_size: 100`,
+epochs: 4
+batch_size: 50`,
 	"rates": `
 input: {data: digits, format: npz, shape: [8, 8, 1]}
 hidden_layers:

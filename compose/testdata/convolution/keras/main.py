@@ -14,8 +14,8 @@ import data
 import mlaas
 
 # A parameter of the run goes before what is said here: --param epochs=3.
-EPOCHS = int(mlaas.params.get("epochs", 2))
-BATCH_SIZE = int(mlaas.params.get("batch_size", 100))
+EPOCHS = int(mlaas.params.get("epochs", 4))
+BATCH_SIZE = int(mlaas.params.get("batch_size", 50))
 LEARNING_RATE = float(mlaas.params.get("learning_rate", 0.001))
 SEED = int(mlaas.params.get("seed", 0))
 VALIDATION_SPLIT = 0.1  # part of the examples that is not learned from

@@ -27,7 +27,7 @@ VALIDATION_SPLIT = 0.0  # part of the examples that is not learned from
 
 
 def weights(name, shape):
-    return tf1.get_variable(name + "/weights", shape, initializer=tf1.glorot_uniform_initializer(seed=SEED))
+    return tf1.get_variable(name + "/weights", shape, initializer=tf1.glorot_uniform_initializer())
 
 
 def bias(name, size):

@@ -32,7 +32,7 @@ RATES = {  # learning rates of layers that have their own
 
 
 def weights(name, shape):
-    return tf1.get_variable(name + "/weights", shape, initializer=tf1.glorot_uniform_initializer(seed=SEED))
+    return tf1.get_variable(name + "/weights", shape, initializer=tf1.glorot_uniform_initializer())
 
 
 def bias(name, size):
