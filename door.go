@@ -49,6 +49,7 @@ type Hello struct {
 	Ports   []int  `json:"ports"`   // held free for the program, at least two
 	Phase   Phase  `json:"phase"`   // where it stands: a door may be new
 	Opens   bool   `json:"opens"`   // it answers Open
+	Recipes int    `json:"recipes"` // the newest version of recipes that it can apply; 0: none
 }
 
 // Welcome answers Hello: up to where the door has everything durably.
@@ -117,9 +118,10 @@ type Phase struct {
 	Program  bool          `json:"program"` // whether the user's program was started
 	ExitCode *int          `json:"exitCode,omitempty"`
 	OOM      bool          `json:"oom,omitempty"`
-	Outputs  Digest        `json:"outputs,omitempty"` // its tree is in blob by now
-	Lock     *Locked       `json:"lock,omitempty"`    // an environment that it resolved
-	Data     []Fetched     `json:"data,omitempty"`    // what its sources gave
+	Outputs  Digest        `json:"outputs,omitempty"`  // its tree is in blob by now
+	Lock     *Locked       `json:"lock,omitempty"`     // an environment that it resolved
+	Data     []Fetched     `json:"data,omitempty"`     // what its sources gave
+	Prepared *Prepared     `json:"prepared,omitempty"` // its code, where a recipe was applied to it
 	Usage    Usage         `json:"usage"`
 	At       time.Time     `json:"at"`
 }
@@ -139,7 +141,8 @@ type CheckpointMade struct {
 // comes again is dropped.
 type Start struct {
 	Bundle      Digest            `json:"bundle"`
-	Environment Environment       `json:"environment"` // Lock is set where it is known
+	Recipe      *Recipe           `json:"recipe,omitempty"` // only where Hello.Recipes is not older
+	Environment Environment       `json:"environment"`      // Lock is set where it is known
 	Data        []DataTree        `json:"data"`
 	Resume      Digest            `json:"resume,omitempty"`
 	ResumeStep  int64             `json:"resumeStep,omitempty"`

@@ -229,6 +229,8 @@ type Data struct {
 type Code struct {
 	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
 	Version  VersionID `json:"version,omitempty"`  // empty: the newest
+	Hooks    *bool     `json:"hooks,omitempty"`    // whether post-import hooks record; empty: in every mode but plain
+	Locals   bool      `json:"locals,omitempty"`   // a failure tells the local variables of its frames
 	Composed *Composed `json:"composed,omitempty"` // mode composed only
 }
 
@@ -303,7 +305,7 @@ func (j *JobSpec) Complete() {
 		j.Data = []Data{}
 	}
 	if j.Code.Mode == "" {
-		j.Code.Mode = "plain"
+		j.Code.Mode = "nonintrusive"
 	}
 }
 
@@ -340,8 +342,8 @@ func (j *JobSpec) Check() error {
 		}
 		seen[d.Name] = true
 	}
-	if !slices.Contains(Modes, j.Code.Mode) {
-		return Invalid("code.mode", strings.Join(Modes, ", "), j.Code.Mode)
+	if err := j.Code.check(); err != nil {
+		return In("code", err)
 	}
 	if err := j.checkComposed(); err != nil {
 		return err
@@ -456,6 +458,24 @@ func (e *Execution) check() error {
 		}
 	}
 	return nil
+}
+
+func (c *Code) check() error {
+	if !slices.Contains(Modes, c.Mode) {
+		return Invalid("mode", strings.Join(Modes, ", "), c.Mode)
+	}
+	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
+		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	if c.Mode == "plain" && c.Locals {
+		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	return nil
+}
+
+// Hooked reports whether post-import hooks record what the program does.
+func (c *Code) Hooked() bool {
+	return c.Mode != "plain" && c.Mode != "" && (c.Hooks == nil || *c.Hooks)
 }
 
 func (d Data) check() error {

@@ -201,9 +201,10 @@ type Replica struct {
 	Step     int64             `json:"step"`
 	Metrics  map[string]Number `json:"metrics,omitempty"` // the last value of each key, to 2 s; at most 256 keys
 	Usage    Usage             `json:"usage"`
-	Outputs  Digest            `json:"outputs,omitempty"` // tree of what it left in $MLAAS_OUTPUT
-	Data     []Fetched         `json:"data,omitempty"`    // what its sources gave, in this attempt or the one before
-	History  []Event           `json:"history"`           // of this run, all attempts, newest last, at most 200
+	Outputs  Digest            `json:"outputs,omitempty"`  // tree of what it left in $MLAAS_OUTPUT
+	Data     []Fetched         `json:"data,omitempty"`     // what its sources gave, in this attempt or the one before
+	Prepared *Prepared         `json:"prepared,omitempty"` // its code, where that is not as it was written
+	History  []Event           `json:"history"`            // of this run, all attempts, newest last, at most 200
 }
 
 // Usage is what a replica has used, as its supervisor measures it.
@@ -251,7 +252,8 @@ type Launch struct {
 	Tenant      Tenant              `json:"-"`
 	Run         RunID               `json:"run"`
 	Epoch       int                 `json:"epoch"`
-	Bundle      Digest              `json:"bundle"` // tree of the code
+	Bundle      Digest              `json:"bundle"`           // tree of the code
+	Recipe      *Recipe             `json:"recipe,omitempty"` // how the code is prepared; nil: it runs as it was written
 	Environment Environment         `json:"environment"`
 	Data        []DataTree          `json:"data"`
 	Resume      Digest              `json:"resume,omitempty"` // tree of the checkpoint to begin from

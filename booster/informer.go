@@ -456,6 +456,13 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if len(p.Data) > 0 {
 		r.Data = fetched(p.Data)
 	}
+	if p.Prepared != nil {
+		if _, err := blob.CheckDigest(p.Prepared.Digest); err == nil {
+			prepared := *p.Prepared
+			prepared.Python = short(prepared.Python)
+			r.Prepared = &prepared
+		}
+	}
 	if p.Status.Final() {
 		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {

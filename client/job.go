@@ -118,6 +118,23 @@ func (c *Client) Version(ctx context.Context, job string, v mlaas.VersionID) (ou
 	return out, c.Do(ctx, Request{Method: http.MethodGet, Path: path("job", job, "code", string(v))}, &out)
 }
 
+// Prepared is the code of a version as a run of the job would start it.
+type Prepared struct {
+	Version mlaas.VersionID `json:"version"`
+	Bundle  mlaas.Digest    `json:"bundle"`
+	Digest  mlaas.Digest    `json:"digest"`
+	Mode    string          `json:"mode"`
+	Python  string          `json:"python,omitempty"` // by which it was read
+	Hooks   bool            `json:"hooks"`
+	Says    []string        `json:"says"`
+	Files   []mlaas.Change  `json:"files"` // that are not as they were written
+}
+
+// Prepared reads what a run of a version would start.
+func (c *Client) Prepared(ctx context.Context, job string, v mlaas.VersionID) (out Prepared, err error) {
+	return out, c.Do(ctx, Request{Method: http.MethodGet, Path: path("job", job, "code", string(v), "prepared")}, &out)
+}
+
 // PushCode makes a version of a job from a tar.gz, which open gives, once for
 // each try. Equal code is the version that is there already.
 func (c *Client) PushCode(ctx context.Context, job string, size int64, open func() (io.ReadCloser, error)) (v mlaas.Version, err error) {

@@ -20,6 +20,7 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/code", "listVersions", "List the versions of a job's code, newest first", auth.Member, reads(200, m.listVersions)},
 		{"POST /api/job/{id}/code", "pushCode", "Make a version: of JSON, a zip or a tar.gz. Equal code is the version that is there, with 200", auth.Member, writes(m, 201, m.pushCode).or(200)},
 		{"GET /api/job/{id}/code/{versionId}", "getVersion", "Read a version, with ?content=true its files, with ?format=zip as an archive", auth.Member, raw(200, "application/json", m.getVersion).gives(new(VersionView)).as("application/zip", "application/gzip")},
+		{"GET /api/job/{id}/code/{versionId}/prepared", "getPrepared", "Read what a run would start: each file that is not as it was written, as a unified diff; with ?format=diff that alone", auth.Member, raw(200, "application/json", m.getPrepared).gives(new(PreparedView)).as("text/x-diff")},
 		{"PUT /api/job/{id}/code/{versionId}", "putVersion", "With code: make a new version. With labels alone: replace those of this one", auth.Member, writes(m, 200, m.putVersion).or(201)},
 		{"POST /api/job/{id}/run", "startRun", "Run a job", auth.Member, writes(m, 202, m.startRun).takes(new(RunAsk))},
 		{"POST /api/job/{id}/stop", "stopJob", "Stop the live runs of a job, or one of them", auth.Member, writes(m, 202, m.stopJob)},

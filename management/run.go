@@ -86,8 +86,8 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	if err := m.checkSpec(&spec); err != nil {
 		return run, err
 	}
-	if mode := spec.Code.Mode; mode != "plain" && mode != "nonintrusive" {
-		return run, mlaas.Invalid("code.mode", "plain or nonintrusive to run it, whose code is taken as it is: the other ways arrive with the code engine", mode)
+	if mode := spec.Code.Mode; mode != "plain" && mode != "annotation" && mode != "nonintrusive" {
+		return run, mlaas.Invalid("code.mode", "plain, annotation or nonintrusive: the other ways arrive with the code engine", mode)
 	}
 	want := ask.Version
 	if want == "" {
@@ -104,6 +104,9 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	if err := m.resolve(ctx, j.Tenant, &spec); err != nil {
 		return run, err
 	}
+	if err := m.prepares(ctx, mlaas.Run{Tenant: j.Tenant, Job: j.ID, JobName: j.Name, Version: version, Spec: spec}); err != nil {
+		return run, err
+	}
 	version.Files = []mlaas.File{} // they are in the bundle, and with the version
 	now := m.stamp()
 	if j.Runs > 0 { // ids sort by the millisecond, and runs by their ids
@@ -118,6 +121,20 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	j.Runs++
 	return mlaas.Run{ID: mlaas.RunID(mlaas.NewID(now)), Tenant: j.Tenant, Job: j.ID, JobName: j.Name, Number: j.Runs,
 		Version: version, Spec: spec, Wanted: mlaas.WantRun, Created: now}, nil
+}
+
+// prepares refuses a run whose code cannot be prepared, where a Python is here
+// to say so: else its supervisors do.
+func (m *Management) prepares(ctx context.Context, run mlaas.Run) error {
+	if m.Prepare == nil || run.Spec.Code.Mode != "annotation" {
+		return nil
+	}
+	_, err := m.prepare(ctx, run)
+	if err != nil && !errors.Is(err, mlaas.ErrInvalid) {
+		m.Log.Info("code is not read before its run starts", "job", run.JobName, "version", run.Version.ID, "error", err)
+		return nil
+	}
+	return err
 }
 
 // versionToRun returns the version that a run takes.

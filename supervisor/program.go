@@ -56,10 +56,11 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	s.say("fetching its code")
 	var run *Runtime
 	var lock *mlaas.Locked
+	var code mlaas.Tree
 	see := make([]string, len(start.Data))
 	g, some := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		err = s.fetchFolder(some, start.Bundle, filepath.Join(s.Folder, CodeDir), true)
+		code, err = s.fetchFolder(some, start.Bundle, filepath.Join(s.Folder, CodeDir), true)
 		return sayWhy(err, "its code could not be fetched")
 	})
 	g.Go(func() (err error) {
@@ -81,11 +82,14 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	}
 	if start.Resume != "" {
 		g.Go(func() error {
-			err := s.fetchFolder(some, start.Resume, filepath.Join(s.Folder, ResumeDir), false)
+			_, err := s.fetchFolder(some, start.Resume, filepath.Join(s.Folder, ResumeDir), false)
 			return sayWhy(err, fmt.Sprintf("the checkpoint of step %d could not be fetched", start.ResumeStep))
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return nil, lock, err
+	}
+	if err := s.prepare(ctx, start.Recipe, code, run); err != nil {
 		return nil, lock, err
 	}
 	p.see = append(append(p.see, run.ReadOnly...), see...)

@@ -109,7 +109,7 @@ func TestRefused(t *testing.T) {
 	for _, mode := range mlaas.Modes {
 		in := input(t, `{"code": {"mode": "`+mode+`"}}`, true)
 		err := codeengine.Check(in.Run)
-		if mode == "plain" || mode == "nonintrusive" {
+		if mode == "plain" || mode == "annotation" || mode == "nonintrusive" {
 			if err != nil {
 				t.Errorf("%s: %v", mode, err)
 			}

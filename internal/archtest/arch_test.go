@@ -62,8 +62,9 @@ var walls = []struct{ room, may, why string }{
 	{"booster/scripted", ". booster", "a driver knows its interface"},
 	{"booster/remote", ". booster", "a driver knows its interface; what replicas say it carries, and does not read"},
 	{"booster/executortest", ". booster", "a suite knows its interface"},
-	{"supervisor", ". blob supervisor/environment supervisor/source internal/stream", "it speaks to its door, not to the platform"},
+	{"supervisor", ". blob supervisor/environment supervisor/prepare supervisor/source internal/stream", "it speaks to its door, not to the platform"},
 	{"supervisor/source", ". blob internal/bucket", "it fills folders; who asks is not its business"},
+	{"supervisor/prepare", ".", "it says what code becomes; who runs the Python, and who writes, is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ". internal/stream", "the same calls over HTTP"},
 }

@@ -94,6 +94,7 @@ func (m *Manager) accompany(p *Prepared) error {
 		}
 	}
 	lib = filepath.Join(m.Dir, "lib", lib)
+	p.Library = lib
 	if own := p.Variables["PYTHONPATH"]; own != "" {
 		lib += ":" + own
 	}
