@@ -274,7 +274,7 @@ func hard(r mlaas.Replica) []byte {
 
 func same(a, b mlaas.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
-		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
+		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits) && slices.Equal(a.Left, b.Left)
 }
 
 // move brings r to a status, if that is forward, with an entry in its history.
@@ -338,7 +338,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := b.place.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
