@@ -406,7 +406,7 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 
 // lastWords is the end of what a supervisor wrote that never called.
 func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil {
 		return ""
 	}
@@ -424,7 +424,7 @@ func (b *Booster) keepLog(ctx context.Context, f mlaas.Fence) {
 	if log, _ := b.Series.Durable(f); log > 0 {
 		return
 	}
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil || strings.TrimSpace(text) == "" {
 		return // what is not there cannot be kept
 	}
