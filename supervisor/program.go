@@ -33,6 +33,7 @@ type program struct {
 	command []string
 	env     []string
 	see     []string
+	runtime *Runtime
 	tracker *tracker
 	timeout time.Duration
 	grace   time.Duration
@@ -97,7 +98,7 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	if err != nil {
 		return nil, lock, err
 	}
-	p.command = command
+	p.command, p.runtime = command, run
 	if p.tracker, err = s.track(); err != nil {
 		return nil, lock, fmt.Errorf("the tracker's socket could not be made: %w", err)
 	}

@@ -85,7 +85,7 @@ def _answer(fd: int) -> None:
             _answer.port = debugpy.listen(("127.0.0.1", 0))[1]  # type: ignore[attr-defined]
         said = "port %d" % _answer.port  # type: ignore[attr-defined]
     except ImportError:
-        said = "error the environment has no debugpy"
+        said = "error its environment has no debugpy; add it to environment.packages and run again"
     except Exception as e:
         said = "error debugpy cannot listen: %s: %s" % (type(e).__name__, e)
     os.pwrite(fd, (said + "\n").encode(), 0)
