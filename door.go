@@ -118,6 +118,7 @@ type Phase struct {
 	Program  bool          `json:"program"` // whether the user's program was started
 	ExitCode *int          `json:"exitCode,omitempty"`
 	OOM      bool          `json:"oom,omitempty"`
+	Failure  *Failure      `json:"failure,omitempty"`  // where its program failed, as far as Python said
 	Outputs  Digest        `json:"outputs,omitempty"`  // its tree is in blob by now
 	Lock     *Locked       `json:"lock,omitempty"`     // an environment that it resolved
 	Data     []Fetched     `json:"data,omitempty"`     // what its sources gave

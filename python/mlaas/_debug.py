@@ -31,7 +31,9 @@ _files: List[Any] = []  # kept open as long as the process lives
 
 
 def install() -> None:
-    """Set up what this process lets others see. Raises nothing."""
+    """Set up what this process lets others see, once. Raises nothing."""
+    if _files:
+        return
     for part in (_stacks, _debugger, _locals):
         try:
             part()
