@@ -464,7 +464,7 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 		}
 	}
 	if p.Status.Final() {
-		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
+		r.ExitCode, r.OOM, r.Failure = p.ExitCode, r.OOM || p.OOM, failed(p.Failure)
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {
 			r.Outputs = p.Outputs
 		}
@@ -472,6 +472,19 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// failed is what a supervisor may say of a failure.
+func failed(f *mlaas.Failure) *mlaas.Failure {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	for _, text := range []*string{&out.Error, &out.File, &out.Function, &out.Text} {
+		*text = short(*text)
+	}
+	out.Line = max(out.Line, 0)
+	return &out
 }
 
 // fetched is what a supervisor may say of its sources: in lengths that a record

@@ -90,6 +90,7 @@ func tell(v map[string]string, r *mlaas.Recipe) {
 	if r == nil {
 		return
 	}
+	v["MLAAS_DEBUG"] = "1"
 	if r.Hooks {
 		v["MLAAS_HOOKS"] = "1"
 	}
