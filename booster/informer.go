@@ -348,6 +348,9 @@ func (b *Booster) ended(r mlaas.Replica) {
 // supervisor said of itself weighs more.
 func (b *Booster) heard(ctx context.Context, n News) {
 	if n.Status.Final() {
+		if b.leaving.asked.Load() {
+			b.wake() // it may be the last that is waited for
+		}
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
