@@ -66,6 +66,7 @@ type Management struct {
 	hub       hub
 	streams   streams
 	crowds    crowds
+	turns     turns
 	documents documents
 }
 
