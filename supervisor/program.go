@@ -229,9 +229,11 @@ func (s *Supervisor) variables(start mlaas.Start, run *Runtime, socket string) [
 	maps.Copy(v, start.Environment.Variables)
 	maps.Copy(v, start.Secrets)
 	maps.Copy(v, start.Program.Variables)
-	// Where programs and modules are found: the user's first, and ours still.
+	// Where programs and modules are found: the user's first, and ours still. But
+	// Python runs one sitecustomize alone, which is ours and calls the user's.
+	v["PATH"] = joinPaths(v["PATH"], own["PATH"])
+	v["PYTHONPATH"] = joinPaths(run.Site, v["PYTHONPATH"], own["PYTHONPATH"])
 	for _, name := range []string{"PATH", "PYTHONPATH"} {
-		v[name] = joinPaths(v[name], own[name])
 		if v[name] == "" {
 			delete(v, name)
 		}

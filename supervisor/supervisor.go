@@ -79,6 +79,7 @@ type Runtime struct {
 	Python    string            // absolute path of the interpreter; empty: there is none
 	Library   string            // the folder that holds the Python package mlaas; empty: there is none
 	Variables map[string]string // of the program
+	Site      string            // goes first on PYTHONPATH, before what the user has there; empty: nothing does
 	Lock      *mlaas.Locked     // set where the environment was resolved just now
 	LockText  []byte
 	ReadOnly  []string // folders that the program must see

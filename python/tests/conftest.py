@@ -80,10 +80,10 @@ def program(tmp_path):
     """Runs a program in its own process, as users do. env is added to a clean
     environment."""
 
-    def run(code, env=None, check=True, args=()):
+    def run(code, env=None, check=True, args=(), timeout=60):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MLAAS_") and k not in ("TF_CONFIG", "RANK", "WORLD_SIZE")}
         clean.update(PYTHONPATH=PACKAGE, PYTHONDONTWRITEBYTECODE="1", **(env or {}))
-        done = subprocess.run([sys.executable, "-c", code] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=timeout)
         if check:
             assert done.returncode == 0, done.stderr
         return done
