@@ -39,6 +39,7 @@ type Input struct {
 	Replicas []mlaas.Replica // every one that was granted, ready: with address and ports
 	Lock     mlaas.Digest    // of the environment, where it is known
 	Data     []mlaas.DataTree
+	Key      string // by which the replicas of this attempt know each other
 }
 
 // Check reports why this version cannot launch a run, an ErrInvalid; it is nil
@@ -66,6 +67,7 @@ func Recipe(run mlaas.Run) *mlaas.Recipe {
 	if code.Mode == "annotation" {
 		r.Marks = mlaas.MarksVersion
 	}
+	r.Distribute = distribute(run)
 	return r
 }
 
@@ -147,6 +149,9 @@ func Launch(in Input) (mlaas.Launch, error) {
 		place(p.Variables, replicas, i)
 		threads(p.Variables, spec, replicas, i)
 		tell(p.Variables, l.Recipe)
+		if l.Recipe != nil {
+			spread(p.Variables, in, replicas, i)
+		}
 		for name := range spec.Environment.Variables {
 			delete(p.Variables, name)
 		}
