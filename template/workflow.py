@@ -161,7 +161,7 @@ class Workflow:
 
     def save(self, model, env, otherwise):
         """Write the model to where results are kept: by the user's save, or by otherwise(folder)."""
-        folder = mlaas.output if mlaas else "output"
+        folder = mlaas.output if mlaas else os.path.join("mlaas-runs", "output")
         os.makedirs(folder, exist_ok=True)
         if self.has("save"):
             self.user.save(model, env, folder)
