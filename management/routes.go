@@ -32,6 +32,8 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/node/{nodeId}/event", "listReplicaEvents", "List what happened to a replica, oldest first", auth.Member, reads(200, m.nodeEvents)},
 		{"GET /api/job/{id}/node/{nodeId}/resource", "getReplicaResources", "Read what a replica needs, may take and has used", auth.Member, reads(200, m.nodeResources)},
 		{"GET /api/job/{id}/node/{nodeId}/shell", "openShell", "Open a shell in a running replica, or run a command there, over a WebSocket: docs/reference/stream.md", auth.Member, raw(101, octets, m.shell)},
+		{"GET /api/job/{id}/node/{nodeId}/stack", "getStack", "Read what every thread of a running replica's Python processes does now, also of one that hangs", auth.Member, reads(200, m.nodeStack)},
+		{"POST /api/job/{id}/node/{nodeId}/debugger", "openDebugger", "Have a running replica's program let a debugger in (debugpy, which its environment must have), and say at which port of it", auth.Member, reads(200, m.nodeDebugger)},
 		{"GET /api/job/{id}/node/{nodeId}/port/{port}", "openPort", "Connect to a port of a running replica, over a WebSocket", auth.Member, raw(101, octets, m.port)},
 
 		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},

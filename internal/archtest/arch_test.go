@@ -69,6 +69,7 @@ var walls = []struct{ room, may, why string }{
 	{"supervisor/prepare", ".", "it says what code becomes; who runs the Python, and who writes, is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ". internal/stream", "the same calls over HTTP"},
+	{"deploy/helm", "", "it renders a chart, and knows nothing of what that runs"},
 }
 
 // homes are libraries that few rooms may import: what they speak to is the
