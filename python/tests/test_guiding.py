@@ -129,7 +129,7 @@ def test_own_save(run, tmp_path):
 def test_wrong(run, old, new, says):
     assert old in GOOD
     found = run(GOOD.replace(old, new))
-    assert found.returncode == 1 and found.stderr.strip().splitlines()[-1].startswith(says), found.stdout + found.stderr
+    assert found.returncode == 1 and found.stderr.strip().splitlines()[-1].startswith("ModelError: " + says), found.stdout + found.stderr
 
 
 def test_wrong_syntax(run):
