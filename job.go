@@ -237,16 +237,6 @@ type Code struct {
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
 
-// Composed is a network that is described rather than programmed (paper
-// figure 4.4).
-type Composed struct {
-	Input        json.RawMessage `json:"input,omitempty"`
-	HiddenLayers json.RawMessage `json:"hidden_layers,omitempty"`
-	Output       json.RawMessage `json:"output,omitempty"`
-	Optimizer    json.RawMessage `json:"optimizer,omitempty"`
-	Loss         json.RawMessage `json:"loss,omitempty"`
-}
-
 // Evaluation says what counts as good, for the UI and for results.
 type Evaluation struct {
 	Task      string   `json:"task,omitempty"`      // classification, regression, ...
@@ -276,6 +266,7 @@ type Results struct {
 
 // Complete fills in every default. It is idempotent.
 func (j *JobSpec) Complete() {
+	j.completeComposed()
 	if j.Environment.Framework == "" && j.Environment.Image == "" {
 		j.Environment.Framework = "python"
 	}
@@ -353,6 +344,9 @@ func (j *JobSpec) Check() error {
 	}
 	if err := j.Code.check(); err != nil {
 		return In("code", err)
+	}
+	if err := j.checkComposed(); err != nil {
+		return err
 	}
 	if d := j.Evaluation.Direction; d != "" && d != "max" && d != "min" {
 		return Invalid("evaluation.direction", "max or min", d)

@@ -398,11 +398,14 @@ func (u unreached) cannot() error {
 	return fmt.Errorf("%s: %w", sentence(u.err), mlaas.ErrUnavailable) // no fault of a replica
 }
 
-func (u unreached) Start(context.Context, Spec) error                        { return u.cannot() }
-func (u unreached) Stop(context.Context, mlaas.Fence) error                  { return u.cannot() }
-func (u unreached) Watch(context.Context, chan<- News) error                 { return u.cannot() }
-func (u unreached) Capacity(context.Context) (Capacity, error)               { return Capacity{}, u.cannot() }
-func (u unreached) Logs(context.Context, mlaas.Fence) (io.ReadCloser, error) { return nil, u.cannot() }
+func (u unreached) Start(context.Context, Spec) error          { return u.cannot() }
+func (u unreached) Stop(context.Context, mlaas.Fence) error    { return u.cannot() }
+func (u unreached) Watch(context.Context, chan<- News) error   { return u.cannot() }
+func (u unreached) Capacity(context.Context) (Capacity, error) { return Capacity{}, u.cannot() }
+
+func (u unreached) Logs(context.Context, mlaas.Fence, bool) (io.ReadCloser, error) {
+	return nil, u.cannot()
+}
 
 func (u unreached) Exec(context.Context, mlaas.Fence, []string, io.Reader, io.Writer) (int, error) {
 	return 0, u.cannot()

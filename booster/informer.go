@@ -274,7 +274,7 @@ func hard(r mlaas.Replica) []byte {
 
 func same(a, b mlaas.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
-		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
+		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits) && slices.Equal(a.Left, b.Left)
 }
 
 // move brings r to a status, if that is forward, with an entry in its history.
@@ -338,7 +338,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := b.place.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
@@ -406,7 +406,7 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 
 // lastWords is the end of what a supervisor wrote that never called.
 func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil {
 		return ""
 	}
@@ -424,7 +424,7 @@ func (b *Booster) keepLog(ctx context.Context, f mlaas.Fence) {
 	if log, _ := b.Series.Durable(f); log > 0 {
 		return
 	}
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil || strings.TrimSpace(text) == "" {
 		return // what is not there cannot be kept
 	}

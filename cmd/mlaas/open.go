@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -178,12 +179,21 @@ func (x *monitors) Open(ctx context.Context, cluster string, f mlaas.Fence, ask 
 }
 
 // Log is what the executor keeps of a replica's container.
-func (x *monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error) {
+func (x *monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, int64, error) {
 	m, err := x.of(cluster)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	return m.Log(ctx, f)
+}
+
+// FollowLog is what is added to it.
+func (x *monitors) FollowLog(ctx context.Context, cluster string, f mlaas.Fence, after int64) (io.ReadCloser, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return m.FollowLog(ctx, f, after)
 }
 
 // services are what runs until the platform ends, by name.
