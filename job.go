@@ -227,12 +227,20 @@ type Data struct {
 
 // Code says which code a run takes, and how it is made trackable.
 type Code struct {
-	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
-	Version  VersionID `json:"version,omitempty"`  // empty: the newest
-	Hooks    *bool     `json:"hooks,omitempty"`    // whether post-import hooks record; empty: in every mode but plain
-	Locals   bool      `json:"locals,omitempty"`   // a failure tells the local variables of its frames
-	Composed *Composed `json:"composed,omitempty"` // mode composed only
+	Mode    string    `json:"mode"`              // plain | guiding | annotation | nonintrusive | composed
+	Version VersionID `json:"version,omitempty"` // empty: the newest
+	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in annotation and nonintrusive
+	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
+
+	// Distribute says how a program that knows one replica runs on several.
+	Distribute string    `json:"distribute,omitempty"` // one of Distributions; empty: auto
+	Composed   *Composed `json:"composed,omitempty"`   // mode composed only
 }
+
+// Distributions are the ways of running a program that was written for one
+// replica on several. In auto its code says which; in off each replica runs it
+// as it stands, and finds the others by its variables.
+var Distributions = []string{"auto", "off", "parameter-server", "data-parallel", "sync"}
 
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
@@ -467,15 +475,25 @@ func (c *Code) check() error {
 	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
 		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
 	}
+	if c.Distribute != "" && !slices.Contains(Distributions, c.Distribute) {
+		return Invalid("distribute", strings.Join(Distributions, ", "), c.Distribute)
+	}
+	if c.Mode == "plain" && c.Distribute != "" && c.Distribute != "off" {
+		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", c.Distribute)
+	}
 	if c.Mode == "plain" && c.Locals {
 		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)
 	}
 	return nil
 }
 
-// Hooked reports whether post-import hooks record what the program does.
+// Hooked reports whether post-import hooks record what the program does. A
+// guided or composed program records by itself.
 func (c *Code) Hooked() bool {
-	return c.Mode != "plain" && c.Mode != "" && (c.Hooks == nil || *c.Hooks)
+	if c.Hooks != nil {
+		return *c.Hooks && c.Mode != "plain"
+	}
+	return c.Mode == "annotation" || c.Mode == "nonintrusive"
 }
 
 func (d Data) check() error {

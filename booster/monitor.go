@@ -406,7 +406,7 @@ func (m *Monitor) hello(ctx context.Context, c *conn, h *mlaas.Hello) (mlaas.Rep
 			now := m.b.Now().UTC()
 			r.Ready = &now
 		}
-		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), h.Ports
+		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), append([]int(nil), h.Ports...) // nil where it has none
 		m.b.said(r, h.Phase)
 		return store.Batch{}
 	})

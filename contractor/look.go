@@ -3,6 +3,7 @@ package contractor
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -571,7 +572,7 @@ func (l *look) unready() (name string, r mlaas.Replica, waiting bool) {
 
 // launch is what the replicas are told to do, with all that it names resolved.
 func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
-	in := codeengine.Input{Run: l.run, Attempt: l.attempt()}
+	in := codeengine.Input{Run: l.run, Attempt: l.attempt(), Key: rand.Text()}
 	for _, name := range l.names() {
 		r, _ := l.replica(name)
 		in.Replicas = append(in.Replicas, r)

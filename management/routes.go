@@ -41,6 +41,10 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
 		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
 
+		{"POST /api/job/{id}/eject", "ejectJob", "Make a composed job an ordinary one: its program becomes its code, to be changed", auth.Member, writes(m, 200, m.ejectJob)},
+		{"POST /api/compose", "compose", "Say what the composed network of a job comes to: shapes, parameters, what is wrong, its program. Nothing is kept", auth.Member, reads(200, m.composeJob)},
+		{"GET /api/template", "listTemplates", "List the templates of guiding mode, with their files", auth.Member, reads(200, m.listTemplates)},
+
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
 		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},
 		{"POST /api/run/{id}/stop", "stopRun", "Stop a run", auth.Member, writes(m, 202, m.stopRun)},
