@@ -237,7 +237,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
 		within, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		if err := b.place.stop(within, r.Fence); err != nil {
+		if err := b.stop(within, r.Fence); err != nil {
 			b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 		}
 		return ctx.Err()
@@ -474,7 +474,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if err := to(mlaas.ReplicaStopping); err != nil {
 		return err
 	}
-	if err := b.place.stop(ctx, r.Fence); err != nil {
+	if err := b.stop(ctx, r.Fence); err != nil {
 		return fmt.Errorf("end %s: %w", r.Fence, err)
 	}
 	failpoint.Hit("booster.stop.after")

@@ -304,7 +304,7 @@ func alike(a, b mlaas.Replica) bool {
 
 func same(a, b mlaas.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
-		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits)
+		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits) && slices.Equal(a.Left, b.Left)
 }
 
 // move brings r to a status, if that is forward, with an entry in its history.
@@ -368,7 +368,7 @@ func (b *Booster) ended(r mlaas.Replica) {
 		return
 	}
 	b.soon(func(ctx context.Context) {
-		if err := b.place.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
+		if err := b.stop(ctx, r.Fence); err != nil && ctx.Err() == nil {
 			b.Log.Warn("what ended cannot be cleared away yet", "run", r.Run, "replica", r.Fence.Replica, "error", err)
 		}
 	})
@@ -379,6 +379,9 @@ func (b *Booster) ended(r mlaas.Replica) {
 // the replica's last words are here.
 func (b *Booster) heard(ctx context.Context, n News) {
 	if n.Status.Final() {
+		if b.leaving.asked.Load() {
+			b.wake() // it may be the last that is waited for
+		}
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
@@ -447,7 +450,7 @@ func (b *Booster) waits(r *mlaas.Replica, s mlaas.ReplicaStatus, reason string) 
 
 // lastWords is the end of what a supervisor wrote that never called.
 func (b *Booster) lastWords(ctx context.Context, f mlaas.Fence) string {
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil {
 		return ""
 	}
@@ -465,7 +468,7 @@ func (b *Booster) keepLog(ctx context.Context, f mlaas.Fence) {
 	if log, _ := b.Series.Durable(f); log > 0 {
 		return
 	}
-	text, err := b.monitor.Log(ctx, f)
+	text, _, err := b.monitor.Log(ctx, f)
 	if err != nil || strings.TrimSpace(text) == "" {
 		return // what is not there cannot be kept
 	}
@@ -497,8 +500,15 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if len(p.Data) > 0 {
 		r.Data = fetched(p.Data)
 	}
+	if p.Prepared != nil {
+		if _, err := blob.CheckDigest(p.Prepared.Digest); err == nil {
+			prepared := *p.Prepared
+			prepared.Python = short(prepared.Python)
+			r.Prepared = &prepared
+		}
+	}
 	if p.Status.Final() {
-		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
+		r.ExitCode, r.OOM, r.Failure = p.ExitCode, r.OOM || p.OOM, failed(p.Failure)
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {
 			r.Outputs = p.Outputs
 		}
@@ -506,6 +516,19 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// failed is what a supervisor may say of a failure.
+func failed(f *mlaas.Failure) *mlaas.Failure {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	for _, text := range []*string{&out.Error, &out.File, &out.Function, &out.Text} {
+		*text = short(*text)
+	}
+	out.Line = max(out.Line, 0)
+	return &out
 }
 
 // fetched is what a supervisor may say of its sources: in lengths that a record

@@ -199,6 +199,9 @@ func (b *Booster) measure(ctx context.Context) {
 		if c.Limits == nil {
 			c.Limits = []string{}
 		}
+		if !b.leaving.asked.Load() {
+			c.Left = nil
+		}
 		now := b.Now().UTC()
 		changed := rev == 0 || !same(c, old)
 		if !changed && (!up || now.Sub(c.Heard) < heardEvery) {

@@ -172,7 +172,7 @@ func (b *Booster) clear(ctx context.Context, f mlaas.Fence) error {
 		}
 	}
 	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
-	err = b.place.stop(ctx, f)
+	err = b.stop(ctx, f)
 	if err == nil {
 		b.inform.forget(f)
 	}
