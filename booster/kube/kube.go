@@ -112,7 +112,11 @@ func (e *Executor) begin() error {
 			return
 		}
 		e.api, e.post = corev1client.New(client), func(ctx context.Context, p *corev1.Pod) (string, error) {
-			said, err := client.Post().Namespace(p.Namespace).Resource("pods").SetHeader("Accept", bareMetadata).Body(p).Do(ctx).Raw()
+			answer := client.Post().Namespace(p.Namespace).Resource("pods").SetHeader("Accept", bareMetadata).Body(p).Do(ctx)
+			if err := answer.Error(); err != nil { // with what the server says of it
+				return "", err
+			}
+			said, err := answer.Raw()
 			if err != nil {
 				return "", err
 			}
