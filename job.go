@@ -227,23 +227,23 @@ type Data struct {
 
 // Code says which code a run takes, and how it is made trackable.
 type Code struct {
-	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
-	Version  VersionID `json:"version,omitempty"`  // empty: the newest
-	Composed *Composed `json:"composed,omitempty"` // mode composed only
+	Mode    string    `json:"mode"`              // plain | guiding | annotation | nonintrusive | composed
+	Version VersionID `json:"version,omitempty"` // empty: the newest
+	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in annotation and nonintrusive
+	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
+
+	// Distribute says how a program that knows one replica runs on several.
+	Distribute string    `json:"distribute,omitempty"` // one of Distributions; empty: auto
+	Composed   *Composed `json:"composed,omitempty"`   // mode composed only
 }
+
+// Distributions are the ways of running a program that was written for one
+// replica on several. In auto its code says which; in off each replica runs it
+// as it stands, and finds the others by its variables.
+var Distributions = []string{"auto", "off", "parameter-server", "data-parallel", "sync"}
 
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
-
-// Composed is a network that is described rather than programmed (paper
-// figure 4.4).
-type Composed struct {
-	Input        json.RawMessage `json:"input,omitempty"`
-	HiddenLayers json.RawMessage `json:"hidden_layers,omitempty"`
-	Output       json.RawMessage `json:"output,omitempty"`
-	Optimizer    json.RawMessage `json:"optimizer,omitempty"`
-	Loss         json.RawMessage `json:"loss,omitempty"`
-}
 
 // Evaluation says what counts as good, for the UI and for results.
 type Evaluation struct {
@@ -274,6 +274,7 @@ type Results struct {
 
 // Complete fills in every default. It is idempotent.
 func (j *JobSpec) Complete() {
+	j.completeComposed()
 	if j.Environment.Framework == "" && j.Environment.Image == "" {
 		j.Environment.Framework = "python"
 	}
@@ -312,7 +313,7 @@ func (j *JobSpec) Complete() {
 		j.Data = []Data{}
 	}
 	if j.Code.Mode == "" {
-		j.Code.Mode = "plain"
+		j.Code.Mode = "nonintrusive"
 	}
 }
 
@@ -349,8 +350,11 @@ func (j *JobSpec) Check() error {
 		}
 		seen[d.Name] = true
 	}
-	if !slices.Contains(Modes, j.Code.Mode) {
-		return Invalid("code.mode", strings.Join(Modes, ", "), j.Code.Mode)
+	if err := j.Code.check(); err != nil {
+		return In("code", err)
+	}
+	if err := j.checkComposed(); err != nil {
+		return err
 	}
 	if d := j.Evaluation.Direction; d != "" && d != "max" && d != "min" {
 		return Invalid("evaluation.direction", "max or min", d)
@@ -462,6 +466,34 @@ func (e *Execution) check() error {
 		}
 	}
 	return nil
+}
+
+func (c *Code) check() error {
+	if !slices.Contains(Modes, c.Mode) {
+		return Invalid("mode", strings.Join(Modes, ", "), c.Mode)
+	}
+	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
+		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	if c.Distribute != "" && !slices.Contains(Distributions, c.Distribute) {
+		return Invalid("distribute", strings.Join(Distributions, ", "), c.Distribute)
+	}
+	if c.Mode == "plain" && c.Distribute != "" && c.Distribute != "off" {
+		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", c.Distribute)
+	}
+	if c.Mode == "plain" && c.Locals {
+		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	return nil
+}
+
+// Hooked reports whether post-import hooks record what the program does. A
+// guided or composed program records by itself.
+func (c *Code) Hooked() bool {
+	if c.Hooks != nil {
+		return *c.Hooks && c.Mode != "plain"
+	}
+	return c.Mode == "annotation" || c.Mode == "nonintrusive"
 }
 
 func (d Data) check() error {

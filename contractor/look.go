@@ -3,6 +3,7 @@ package contractor
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -301,6 +302,9 @@ func (l *look) fault() (sight, bool) {
 		}
 		return s, true
 	}
+	if why := l.disagree(); why != "" {
+		return sight{event: jobengine.StartRefused, why: why}, true
+	}
 	switch l.state.State {
 	case mlaas.Starting:
 		if name, r, waiting := l.unready(); waiting && l.now.Sub(l.began()) >= readyLimit {
@@ -312,6 +316,24 @@ func (l *look) fault() (sight, bool) {
 		}
 	}
 	return sight{}, false
+}
+
+// disagree says which replicas run different code; empty: none do. The same
+// recipe gives the same code everywhere, unless their Pythons read it otherwise.
+func (l *look) disagree() string {
+	var first mlaas.Replica
+	for _, name := range l.names() {
+		r, ok := l.replica(name)
+		switch {
+		case !ok || r.Prepared == nil:
+		case first.Prepared == nil:
+			first = r
+		case r.Prepared.Digest != first.Prepared.Digest:
+			return fmt.Sprintf("%s and %s would run different code: prepared by Python %s it is %s, by Python %s it is %s; state environment.python, or use code.mode plain",
+				first.Fence.Replica, name, first.Prepared.Python, first.Prepared.Digest, r.Prepared.Python, r.Prepared.Digest)
+		}
+	}
+	return ""
 }
 
 // lost is the end of an attempt by nobody's program.
@@ -578,7 +600,7 @@ func (l *look) unready() (name string, r mlaas.Replica, waiting bool) {
 
 // launch is what the replicas are told to do, with all that it names resolved.
 func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
-	in := codeengine.Input{Run: l.run, Attempt: l.attempt()}
+	in := codeengine.Input{Run: l.run, Attempt: l.attempt(), Key: rand.Text()}
 	for _, name := range l.names() {
 		r, _ := l.replica(name)
 		in.Replicas = append(in.Replicas, r)

@@ -53,6 +53,10 @@ type Management struct {
 	// Info says what only the machine knows, for GET /api/status; nil: nothing.
 	Info func(context.Context) (Info, error)
 
+	// Prepare says what would become of the code of a run, by a Python of this
+	// machine; nil: there is none.
+	Prepare func(context.Context, mlaas.Run) (mlaas.Preparation, error)
+
 	Health *health.Prober // answers /readyz; nil: ready as long as it does not drain
 
 	Now func() time.Time // nil: time.Now
@@ -67,6 +71,7 @@ type Management struct {
 	hub       hub
 	streams   streams
 	crowds    crowds
+	turns     turns
 	documents documents
 }
 

@@ -403,13 +403,13 @@ func TestVariables(t *testing.T) {
 		user         map[string]string
 		path, python string
 	}{
-		{nil, "/venv/bin:/usr/bin", "/lib/mlaas"},
-		{map[string]string{"PYTHONPATH": "src:/x"}, "/venv/bin:/usr/bin", "src:/x:/lib/mlaas"},
-		{map[string]string{"PYTHONPATH": "", "PATH": "/mine:/usr/bin"}, "/mine:/usr/bin:/venv/bin", "/lib/mlaas"},
+		{nil, "/venv/bin:/usr/bin", "/lib/mlaas/_site:/lib/mlaas"},
+		{map[string]string{"PYTHONPATH": "src:/x"}, "/venv/bin:/usr/bin", "/lib/mlaas/_site:src:/x:/lib/mlaas"},
+		{map[string]string{"PYTHONPATH": "", "PATH": "/mine:/usr/bin"}, "/mine:/usr/bin:/venv/bin", "/lib/mlaas/_site:/lib/mlaas"},
 	}
 	for _, tt := range tests {
 		start := mlaas.Start{Environment: mlaas.Environment{Variables: tt.user}}
-		env := s.variables(start, &Runtime{Variables: ours}, "/r/run/mlaas.sock")
+		env := s.variables(start, &Runtime{Variables: ours, Site: "/lib/mlaas/_site"}, "/r/run/mlaas.sock")
 		for _, want := range []string{"PATH=" + tt.path, "PYTHONPATH=" + tt.python, "MLAAS_REPLICA=worker-0"} {
 			if !slices.Contains(env, want) {
 				t.Errorf("%v: no %s in %q", tt.user, want, env)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -22,10 +23,18 @@ const (
 	maxKeys    = 10_000
 	maxMessage = 4 << 20
 	maxSocket  = 100 // bytes of a unix socket's path that every system takes
+	maxParams  = 1_000
+	maxModels  = 16
+	maxNote    = 256 << 10
 )
 
-// A tracker takes what the Python library says: points and checkpoints. It
-// only listens, so that no program ever waits for an answer.
+// TrackedFile is where in $MLAAS_OUTPUT is what tracking found of a program
+// that is no point.
+const TrackedFile = "mlaas/tracked.json"
+
+// A tracker takes what the Python library says: points, checkpoints, and what
+// it found of the program. It only listens, so that no program ever waits for
+// an answer.
 type tracker struct {
 	s         *Supervisor
 	path      string
@@ -40,6 +49,14 @@ type tracker struct {
 	done  sync.WaitGroup
 	shut  bool
 	many  bool
+	found found
+}
+
+// found is what tracking found of a program.
+type found struct {
+	Parameters  map[string]any    `json:"parameters,omitempty"`
+	Environment json.RawMessage   `json:"environment,omitempty"` // of the first process that said it
+	Models      []json.RawMessage `json:"models,omitempty"`
 }
 
 func (s *Supervisor) track() (*tracker, error) {
@@ -111,6 +128,9 @@ func (t *tracker) close() {
 	t.mu.Unlock()
 	t.done.Wait()
 	t.listener.Close()
+	if err := t.keep(); err != nil {
+		t.s.tell(fmt.Sprintf("what was found of the program was not kept: %v", err))
+	}
 	if t.elsewhere != "" {
 		os.RemoveAll(t.elsewhere)
 	}
@@ -158,8 +178,12 @@ type said struct {
 		Step int64   `json:"step"`
 		Best *string `json:"best"`
 	} `json:"checkpoint"`
-	Params  map[string]any `json:"params"`
-	Dropped int64          `json:"dropped"`
+	Params map[string]any `json:"params"`
+	Note   *struct {
+		Kind  string          `json:"kind"`
+		Value json.RawMessage `json:"value"`
+	} `json:"note"`
+	Dropped int64 `json:"dropped"`
 }
 
 // A point is [key, step, time, value]. One that is not right does not spoil
@@ -213,6 +237,7 @@ func (t *tracker) hear(line []byte) {
 	if len(points) > 0 || lost > 0 {
 		t.s.measured(points, lost)
 	}
+	t.learn(m)
 	if c := m.Checkpoint; c != nil {
 		best := ""
 		if c.Best != nil && clean(*c.Best) && len(*c.Best) <= maxKey {
@@ -222,6 +247,51 @@ func (t *tracker) hear(line []byte) {
 			t.s.tell(fmt.Sprintf("the checkpoint of step %d was not kept: %v", c.Step, err))
 		}
 	}
+}
+
+// learn takes what was found of the program, as much as there is room for.
+func (t *tracker) learn(m said) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, v := range m.Params {
+		if _, has := t.found.Parameters[k]; !has && len(t.found.Parameters) >= maxParams || len(k) > maxKey || !clean(k) {
+			continue
+		}
+		if t.found.Parameters == nil {
+			t.found.Parameters = map[string]any{}
+		}
+		t.found.Parameters[k] = v
+	}
+	switch {
+	case m.Note == nil || len(m.Note.Value) > maxNote:
+	case m.Note.Kind == "model" && len(t.found.Models) < maxModels:
+		t.found.Models = append(t.found.Models, m.Note.Value)
+	case m.Note.Kind == "environment" && t.found.Environment == nil:
+		t.found.Environment = m.Note.Value
+	}
+}
+
+// keep writes what was found beside the program's own results. The folder is
+// the program's: what it put there leads nowhere outside.
+func (t *tracker) keep() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.found.Parameters == nil && t.found.Environment == nil && t.found.Models == nil {
+		return nil
+	}
+	text, err := json.MarshalIndent(t.found, "", " ")
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(filepath.Join(t.s.Folder, OutputDir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirAll(path.Dir(TrackedFile), 0o755); err != nil {
+		return err
+	}
+	return root.WriteFile(TrackedFile, append(text, '\n'), 0o644)
 }
 
 // known bounds how many different keys a program may have.

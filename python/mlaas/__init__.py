@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, List
 
+from . import mark
 from ._checkpoint import Resumed, checkpoint, resume
 from ._log import flush, log
 from ._place import data
+from ._spread._sync import sync
 from ._track import track
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "output",
-    "params", "rank", "resume", "role", "track", "world_size",
+    "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "mark", "output",
+    "params", "rank", "resume", "role", "sync", "track", "world_size",
 ]
 
 

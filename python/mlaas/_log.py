@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple
 
 from . import _place, _say
 
@@ -24,6 +24,7 @@ EXIT = 5.0  # seconds that the end of the program waits at most
 
 _CHECKPOINT = "checkpoint"
 _PARAMS = "params"
+_NOTE = "note"
 _FLUSH = "flush"
 
 
@@ -41,9 +42,21 @@ def log(metrics: Mapping[str, Any], step: Optional[int] = None) -> None:
         step: where on the axis; if left out, the last one plus 1.
     """
     try:
+        for key in metrics:
+            if key not in own:
+                own.add(key)
         _recorder.log(metrics, step)
     except Exception as e:
         _say.once("log", "something could not be logged: %s: %s" % (type(e).__name__, e))
+
+
+own: Set[str] = set()  # the names that the program logs itself: no hook says them besides
+before_close: List[Callable[[], None]] = []  # called before the last values are handed over
+
+
+def record(metrics: Mapping[str, Any], step: Optional[int]) -> None:
+    """As log, for what was found and not said by the program."""
+    _recorder.log(metrics, step)
 
 
 def flush(timeout: float = EXIT) -> bool:
@@ -62,6 +75,11 @@ def record_checkpoint(path: str, step: int, best: Optional[str]) -> None:
 
 def record_params(given: Dict[str, Any]) -> None:
     _recorder.put((_PARAMS, dict(given), 0))
+
+
+def record_note(kind: str, value: Dict[str, Any]) -> None:
+    """Record something that is no number: what a model is, what it runs on."""
+    _recorder.put((_NOTE, {"kind": kind, "value": value}, 0))
 
 
 class Recorder:
@@ -150,6 +168,8 @@ class Recorder:
 
     def close(self, timeout: float) -> None:
         """Hand over what waits, for at most timeout seconds."""
+        for f in before_close:
+            f()
         if self.thread is None or not self.thread.is_alive():
             return
         self.closing = True
@@ -231,6 +251,8 @@ class Recorder:
                 continue
             elif what is _PARAMS:
                 out.append({"params": {k: _plain(v) for k, v in a.items()}})
+            elif what is _NOTE:
+                out.append({"note": {"kind": a["kind"], "value": _plain(a["value"])}})
             else:
                 step, ms = a, int(b * 1000)
                 if type(step) is not int:
@@ -406,7 +428,7 @@ class Socket:
 
 
 class Files:
-    """By hand: metrics.jsonl and params.json in this run's folder."""
+    """By hand: metrics.jsonl, params.json and notes.jsonl in this run's folder."""
 
     def __init__(self) -> None:
         import json
@@ -434,6 +456,9 @@ class Files:
             if "params" in message:
                 self.params.update(message["params"])
                 self.write_params()
+            if "note" in message:
+                with open(os.path.join(self.folder, "notes.jsonl"), "a", encoding="ascii") as f:
+                    f.write(self.json.dumps(message["note"]) + "\n")
         if lines:
             self.file.write("".join(lines).encode("ascii"))
 

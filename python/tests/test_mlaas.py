@@ -11,24 +11,29 @@ import time
 import pytest
 from conftest import PACKAGE
 
-SOURCES = sorted(glob.glob(os.path.join(PACKAGE, "mlaas", "*.py")))
+SOURCES = sorted(glob.glob(os.path.join(PACKAGE, "mlaas", "**", "*.py"), recursive=True))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=os.path.basename)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: os.path.relpath(path, PACKAGE))
 def test_reads_as_python_3_8(path):
     with open(path) as f:
         ast.parse(f.read(), feature_version=(3, 8))
 
 
 def test_has_no_dependencies():
-    allowed = {"atexit", "collections", "fcntl", "functools", "glob", "json", "multiprocessing", "os", "re", "shutil", "socket", "sys", "threading", "time", "typing", "weakref", "__future__", "annotations"}
+    allowed = {"atexit", "builtins", "collections", "dataclasses", "fcntl", "functools", "glob", "importlib", "inspect", "io", "json", "mlaas", "multiprocessing", "os", "platform", "re", "shutil", "site", "socket", "sys", "threading", "time", "typing", "weakref", "__future__", "annotations"}
     for path in SOURCES:
         with open(path) as f:
             for node in ast.walk(ast.parse(f.read())):
                 if isinstance(node, ast.Import):
-                    assert {a.name.split(".")[0] for a in node.names} <= allowed, path
+                    assert {a.name.split(".")[0] for a in node.names} <= allowed | hooked(path), path
                 if isinstance(node, ast.ImportFrom) and node.level == 0:
-                    assert node.module.split(".")[0] in allowed, path
+                    assert node.module.split(".")[0] in allowed | hooked(path), path
+
+
+def hooked(path):
+    """What a hook may import: the program has imported it when the hook runs."""
+    return {"matplotlib.py": {"matplotlib"}, "parameters.py": {"omegaconf"}}.get(os.path.basename(path), set()) if "_hooks" in path else set()
 
 
 def test_imports_nothing_heavy(program):

@@ -89,6 +89,7 @@ def test_real_tensorflow(supervisor, program):
         "step = tf1.train.get_or_create_global_step()\ntrain = tf1.train.GradientDescentOptimizer(0.1).minimize(loss, global_step=step)\n"
         "s = tf1.Session()\ns.run(tf1.global_variables_initializer())\nmlaas.track(None, s)\nwith s:\n  for _ in range(3): s.run([train, step, loss])\n",
         {"MLAAS_SOCKET": supervisor.path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        timeout=300,  # importing it takes a while on a machine that is busy
     )
     assert [g[0] for g in values(supervisor, 3)] == ["loss"] * 3
 
@@ -99,6 +100,7 @@ def test_real_keras(supervisor, program):
         "import keras, numpy as np, mlaas\nm = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])\nm.compile('sgd', 'mse')\n"
         "mlaas.track(m)\nm.fit(np.ones((8, 2)), np.ones((8, 1)), epochs=2, batch_size=4, verbose=0, validation_split=0.5)\nm.save('m.keras')",
         {"MLAAS_SOCKET": supervisor.path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        timeout=300,  # importing it takes a while on a machine that is busy
     )
     got = values(supervisor, 6)
     assert [g[:2] for g in got if g[0] == "val_loss"] == [["val_loss", 1], ["val_loss", 2]]

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -76,13 +77,14 @@ func (m *Manager) build(ctx context.Context, p *Prepared, say func(string)) erro
 	if err != nil {
 		return err
 	}
-	p.Python = filepath.Join(dir, "bin", "python")
+	p.Python, p.Library = filepath.Join(dir, "bin", "python"), lib
 	p.Variables = map[string]string{
 		"PATH":             filepath.Join(dir, "bin") + ":" + searchPath(),
 		"VIRTUAL_ENV":      dir,
 		"PYTHONPATH":       lib,
 		"PYTHONNOUSERSITE": "1",
 	}
+	p.Site = filepath.Join(lib, python.Site)
 	p.ReadOnly = []string{dir, done.Python.Prefix, lib}
 	return nil
 }
@@ -254,10 +256,10 @@ func (m *Manager) library(ctx context.Context, py *interpreter) (string, error) 
 		return "", err
 	}
 	defer held.Close()
-	if err := m.folder("lib", filepath.Base(lib), "mlaas"); err != nil {
-		return "", err
-	}
 	for name, data := range files {
+		if err := m.folder(append([]string{"lib", filepath.Base(lib)}, strings.Split(path.Dir(name), "/")...)...); err != nil {
+			return "", err
+		}
 		at := filepath.Join(lib, name)
 		// One that is there is left alone: its time is in the compiled file.
 		if was, err := os.ReadFile(at); err == nil && bytes.Equal(was, data) {

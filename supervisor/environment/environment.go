@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/python"
 )
 
 // A Manager makes environments in one folder, which any number of processes
@@ -53,7 +54,9 @@ type Manager struct {
 // Prepared is an environment that is there.
 type Prepared struct {
 	Python    string            // absolute path of the interpreter
+	Library   string            // the folder that holds the Python package mlaas
 	Variables map[string]string // for the program: PATH, PYTHONPATH, VIRTUAL_ENV, PYTHONNOUSERSITE
+	Site      string            // a folder that goes first on PYTHONPATH, before the user's own
 	Lock      *mlaas.Locked     // set when no lock was given: what it resolved to; nil where there are no packages
 	LockText  []byte            // empty where there are no packages
 	ReadOnly  []string          // folders that the program must be able to read, at these very paths
@@ -150,12 +153,14 @@ func (m *Manager) bare(ctx context.Context, py *interpreter) (*Prepared, error) 
 		return nil, err
 	}
 	return &Prepared{
-		Python: py.Executable,
+		Python:  py.Executable,
+		Library: lib,
 		Variables: map[string]string{
 			"PATH":             bin + ":" + filepath.Dir(py.Executable) + ":" + searchPath(),
 			"PYTHONPATH":       lib,
 			"PYTHONNOUSERSITE": "1",
 		},
+		Site:     filepath.Join(lib, python.Site),
 		ReadOnly: []string{bin, py.Prefix, lib},
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/python"
 )
 
 // Image is the environment that a container's image brings: its own Python,
@@ -94,6 +95,8 @@ func (m *Manager) accompany(p *Prepared) error {
 		}
 	}
 	lib = filepath.Join(m.Dir, "lib", lib)
+	p.Library = lib
+	p.Site = filepath.Join(lib, python.Site)
 	if own := p.Variables["PYTHONPATH"]; own != "" {
 		lib += ":" + own
 	}

@@ -1,0 +1,205 @@
+"""PyTorch: the loss of each backward(), the steps of optimizers, their rates."""
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from typing import Any, Dict, List, Tuple
+
+from .. import _hook, _watch
+
+_sites: Dict[Tuple[Any, int], str] = {}  # a place that calls backward, and what its loss is called
+_pending: Dict[str, Any] = {}  # losses since the last step, not read
+_stream = _watch.Stream(_watch.STEP)
+_counts: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+_steps = 0
+_backwards = 0
+_watched = False  # whether an optimizer says when a step is done
+_only: "weakref.WeakSet[Any]" = weakref.WeakSet()  # without hooks: the optimizers that were given to track
+
+
+def tensor(module: Any) -> None:
+    """Hook Tensor.backward."""
+
+    def make(inner: Any) -> Any:
+        def backward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = inner(self, *args, **kwargs)
+            _hook.guarded(_lost, self)
+            return result
+
+        return backward
+
+    _hook.wrap(module.Tensor, "backward", make)
+
+
+def _lost(loss: Any) -> None:
+    global _backwards, _steps
+    region = _watch.led()
+    if region is not None and region.steps or loss.numel() != 1:
+        return
+    frame = sys._getframe(3)
+    site = (frame.f_code, frame.f_lasti)
+    key = _sites.get(site)
+    if key is None:
+        key = _name(loss, site)
+    if region is not None:
+        key = "batch/" + key
+    if not _watched:
+        # Nobody says when a step is done: each turn is one.
+        if key in _pending or not _pending:
+            if _pending:
+                _emit()
+            _backwards += 1
+            if _backwards == 1:
+                _steps = _watch.step
+            _steps += 1
+    # It leaves its graph, or it would keep the whole step alive.
+    _pending[key] = loss.detach()
+    _stream.kept = (_pending, _steps + 1 if _watched else _steps)
+
+
+def _name(loss: Any, site: Tuple[Any, int]) -> str:
+    if len(_sites) > 1000:
+        return "loss"
+    name = _watch.called(loss, 4)
+    if not any(word in name.lower() for word in ("loss", "err")):
+        name = "loss"
+    taken, unique, n = set(_sites.values()), name, 2
+    while unique in taken:
+        unique, n = "%s_%d" % (name, n), n + 1
+    _sites[site] = unique
+    return unique
+
+
+def _emit() -> None:
+    found = dict(_pending)
+    _pending.clear()
+    _stream.say(found, _steps)
+
+
+def optimizer(module: Any) -> None:
+    """Hook the end of every optimizer's step."""
+    register = getattr(module, "register_optimizer_step_post_hook", None)
+    if register is not None:
+        if not getattr(module, "_mlaas", False):
+            module._mlaas = True
+            register(_after_step)
+        return
+    # Before 2.0 there is no such hook: each class is changed when it is first used.
+
+    def make(inner: Any) -> Any:
+        def init(self: Any, *args: Any, **kwargs: Any) -> Any:
+            inner(self, *args, **kwargs)
+            _hook.guarded(_old, type(self))
+
+        return init
+
+    _hook.wrap(module.Optimizer, "__init__", make)
+
+
+def _old(cls: Any) -> None:
+    inner = cls.__dict__.get("step")
+    if inner is None or getattr(inner, "_mlaas", False):
+        return
+
+    @functools.wraps(inner)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = inner(self, *args, **kwargs)
+        _after_step(self, args, kwargs)
+        return result
+
+    step._mlaas = True  # type: ignore[attr-defined]
+    cls.step = step
+
+
+def watch(given: Any) -> None:
+    """Record this optimizer, or with a module the losses alone: mlaas.track gave it."""
+    global _watched
+    torch = sys.modules["torch"]
+    tensor(torch)
+    if not hasattr(given, "param_groups"):
+        _watch.model(given, lambda: summary(given))
+        return
+    _watched = True
+    if not _hook.installed:
+        given.register_step_post_hook(_after_step)
+
+
+def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+    _hook.guarded(_stepped, optimizer)
+
+
+def _stepped(optimizer: Any) -> None:
+    global _steps, _watched
+    region = _watch.led()
+    if region is not None and region.steps:
+        return
+    count = _counts.get(optimizer)
+    if count is None:
+        # Counting begins where the training stands, and not for one that
+        # merely takes turns with another.
+        count = _watch.step if not _counts else max(_watch.step - 1, 0)
+        if not _watched:
+            _watched = True
+            _steps = _watch.step
+        _begin(optimizer)
+    _counts[optimizer] = count = count + 1
+    if count > _steps:
+        _steps = count
+    _watch.at(_steps)
+    due = _stream.sampler.due()
+    if not due:
+        if _pending:
+            _stream.kept = (dict(_pending), _steps)
+        _pending.clear()
+        return
+    found = dict(_pending)
+    _pending.clear()
+    _stream.kept = None
+    number = 1 if len(_counts) == 1 else list(_counts).index(optimizer) + 1
+    prefix = "lr" if number == 1 else "lr_%d" % number
+    for i, group in enumerate(optimizer.param_groups[:8]):
+        if "lr" in group:
+            found[prefix if i == 0 else "%s/%d" % (prefix, i)] = group["lr"]
+    _watch.say(found, _steps, _watch.STEP)
+
+
+def _begin(optimizer: Any) -> None:
+    """The first step of an optimizer: what it is, and what it trains."""
+    group = optimizer.param_groups[0]
+    given = {k: v for k, v in group.items() if k != "params" and isinstance(v, (bool, int, float, str))}
+    _watch.params(dict(given, optimizer=type(optimizer).__name__), type(optimizer).__name__)
+    mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    model = _owner(mine)
+    if model is not None:
+        _watch.model(model, lambda: summary(model))
+    else:
+        _watch.model(optimizer, lambda: {"kind": "PyTorch parameters", "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])})
+
+
+def _owner(parameters: Any) -> Any:
+    """The module that has these parameters, by the frames that led here."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    frame: Any = sys._getframe(1)
+    best, size = None, -1
+    for _ in range(24):
+        if frame is None:
+            break
+        if _watch.users(frame):
+            spaces: List[Any] = [frame.f_locals, frame.f_globals, getattr(frame.f_locals.get("self"), "__dict__", {})]
+            for space in spaces:
+                for v in list(space.values()):
+                    if isinstance(v, torch.nn.Module):
+                        n = sum(1 for p in v.parameters() if id(p) in parameters)
+                        if n > size and n > 0:
+                            best, size = v, n
+        frame = frame.f_back
+    return best
+
+
+def summary(model: Any) -> Dict[str, Any]:
+    count = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"kind": type(model).__name__, "parameters": count, "trainable": trainable, "summary": repr(model)}

@@ -1,0 +1,117 @@
+"""TensorBoard: scalars that a program writes for it, by whichever library."""
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+from .. import _hook, _watch
+
+_stream: Dict[str, _watch.Stream] = {}
+_inside = 0  # add_scalar of a SummaryWriter writes an event, too
+
+
+def writer(module: Any) -> None:
+    """Hook the writers of event files that are Python's."""
+
+    def make(inner: Any) -> Any:
+        def add_event(self: Any, event: Any, *args: Any, **kwargs: Any) -> Any:
+            result = inner(self, event, *args, **kwargs)
+            if not _inside:
+                _hook.guarded(_event, event)
+            return result
+
+        return add_event
+
+    _hook.wrap(module.EventFileWriter, "add_event", make)
+
+
+def _event(event: Any) -> None:
+    if not hasattr(event, "HasField") or not event.HasField("summary"):
+        return
+    for value in event.summary.value:
+        if value.HasField("simple_value"):
+            _scalar(value.tag, value.simple_value, event.step)
+        elif value.HasField("tensor") and not value.tensor.tensor_shape.dim and value.tensor.dtype in (1, 2):
+            t = value.tensor
+            v = list(t.float_val) or list(t.double_val)
+            if v:
+                _scalar(value.tag, v[0], event.step)
+
+
+def scalar(module: Any) -> None:
+    """Hook tf.summary.scalar, whose writer is not Python's. Inside a
+    tf.function it is only traced, and not seen."""
+
+    def make(inner: Any) -> Any:
+        def scalar(name: Any, data: Any, step: Any = None, *args: Any, **kwargs: Any) -> Any:
+            result = inner(name, data, step, *args, **kwargs)
+            _hook.guarded(_summary, name, data, step)
+            return result
+
+        return scalar
+
+    _hook.wrap(module, "scalar", make)
+
+
+def _summary(name: str, data: Any, step: Any) -> None:
+    import sys
+
+    tf = sys.modules.get("tensorflow")
+    if tf is None or not tf.executing_eagerly():
+        return
+    if step is None:
+        step = tf.summary.experimental.get_step()
+    if step is not None:
+        _scalar(name, data, step)
+
+
+def summary_writer(module: Any) -> None:
+    """Hook SummaryWriter: values as they are given, before they are rounded to
+    single precision, and its hyperparameters."""
+
+    def scalar(inner: Any) -> Any:
+        def add_scalar(self: Any, tag: Any, scalar_value: Any, global_step: Any = None, *args: Any, **kwargs: Any) -> Any:
+            global _inside
+            _inside += 1
+            try:
+                result = inner(self, tag, scalar_value, global_step, *args, **kwargs)
+            finally:
+                _inside -= 1
+            _hook.guarded(_scalar, tag, scalar_value, global_step)
+            return result
+
+        return add_scalar
+
+    def hparams(inner: Any) -> Any:
+        def add_hparams(self: Any, hparam_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            result = inner(self, hparam_dict, *args, **kwargs)
+            _hook.guarded(_watch.params, hparam_dict, "hparams")
+            return result
+
+        return add_hparams
+
+    _hook.wrap(module.SummaryWriter, "add_scalar", scalar)
+    _hook.wrap(module.SummaryWriter, "add_hparams", hparams)
+
+
+def _scalar(tag: Any, v: Any, step: Any) -> None:
+    # A trainer's own logger says what the trainer has said.
+    if _watch.led() is not None and not _watch.users(_caller()):
+        return
+    key = str(tag)
+    stream = _stream.get(key)
+    if stream is None:
+        if len(_stream) >= 1000:
+            return
+        stream = _stream[key] = _watch.Stream(_watch.BOARD)
+    at: Optional[int] = None if step is None else int(step)
+    stream.say({key: v}, _watch.step if at is None else at)
+
+
+def _caller() -> Any:
+    """The nearest frame outside of the libraries that write events."""
+    import sys
+
+    frame: Any = sys._getframe(2)
+    while frame.f_back is not None and ("/mlaas/_" in frame.f_code.co_filename or "tensorboard" in frame.f_code.co_filename or "/summary/" in frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
