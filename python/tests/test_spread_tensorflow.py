@@ -63,13 +63,14 @@ tf1.disable_eager_execution()
 X = np.random.RandomState(0).randn(400, 6).astype("f"); Y = X.sum(1, keepdims=True)
 numbers = tf.data.Dataset.from_tensor_slices((np.arange(400), X, Y)).repeat().batch(20)
 n, x, y = tf1.data.make_one_shot_iterator(numbers).get_next()
+n = n[0]
 loss = tf.reduce_mean((tf.matmul(x, tf1.get_variable("w", [6, 1])) - y) ** 2)
 step = tf1.train.get_or_create_global_step()
 train = tf1.train.GradientDescentOptimizer(0.05).minimize(loss, global_step=step)
 seen = set()
 with tf1.train.MonitoredTrainingSession(hooks=[tf1.train.StopAtStepHook(100)]) as s:
     while not s.should_stop():
-        _, l, g, first = s.run([train, loss, step, n[0]])
+        _, l, g, first = s.run([train, loss, step, n])
         seen.add(int(first))
 print(json.dumps({"loss": float(l), "step": int(g), "seen": sorted(seen)}))
 """
