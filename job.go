@@ -229,7 +229,7 @@ type Data struct {
 type Code struct {
 	Mode    string    `json:"mode"`              // plain | guiding | annotation | nonintrusive | composed
 	Version VersionID `json:"version,omitempty"` // empty: the newest
-	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in every mode but plain
+	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in annotation and nonintrusive
 	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
 
 	// Distribute says how a program that knows one replica runs on several.
@@ -508,9 +508,13 @@ func (c *Code) check() error {
 	return nil
 }
 
-// Hooked reports whether post-import hooks record what the program does.
+// Hooked reports whether post-import hooks record what the program does. A
+// guided or composed program records by itself.
 func (c *Code) Hooked() bool {
-	return c.Mode != "plain" && c.Mode != "" && (c.Hooks == nil || *c.Hooks)
+	if c.Hooks != nil {
+		return *c.Hooks && c.Mode != "plain"
+	}
+	return c.Mode == "annotation" || c.Mode == "nonintrusive"
 }
 
 func (d Data) check() error {

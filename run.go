@@ -189,6 +189,7 @@ type Replica struct {
 	Program  bool              `json:"program"` // whether the user's program was started
 	ExitCode *int              `json:"exitCode,omitempty"`
 	OOM      bool              `json:"oom,omitempty"`      // ended by its memory ceiling
+	Failure  *Failure          `json:"failure,omitempty"`  // where its program failed, as far as Python said
 	NodeLost bool              `json:"nodeLost,omitempty"` // lost with its node
 	Exclude  []string          `json:"exclude,omitempty"`  // nodes that it may not run on
 	Address  string            `json:"address,omitempty"`  // where the other replicas reach it
@@ -218,6 +219,15 @@ type Usage struct {
 	// GPUBusy is the part of the last second in which its GPUs worked, from 0 to
 	// 1, the mean over them; empty: it has none, or they do not say.
 	GPUBusy *float64 `json:"gpuBusy,omitempty"`
+}
+
+// A Failure is where a program failed: the innermost call in its own code.
+type Failure struct {
+	Error    string `json:"error"`          // what Python said
+	File     string `json:"file,omitempty"` // of the code; empty: nothing of it was being called
+	Line     int    `json:"line,omitempty"` // from 1
+	Function string `json:"function,omitempty"`
+	Text     string `json:"text,omitempty"` // of that line
 }
 
 // An Event is one thing that happened to a replica.
