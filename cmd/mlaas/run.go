@@ -66,14 +66,12 @@ a new run of the same job, and what no flag says stays as it was.`,
 				}
 				ask.Version = version.ID
 			}
-<<<<<<< HEAD
-			if err := c.sayOfReplicas(ctx, cl, job, version.ID); err != nil {
-				return err
+			if ask.Version != "" {
+				if err := c.sayOfReplicas(ctx, cl, job, ask.Version); err != nil {
+					return err
+				}
 			}
-			run, err := c.start(ctx, cl, job, client.RunAsk{Version: version.ID})
-=======
 			run, err := c.start(ctx, cl, job, ask)
->>>>>>> next
 			if err != nil {
 				return err
 			}

@@ -68,7 +68,7 @@ loss = tf.reduce_mean((tf.matmul(x, tf1.get_variable("w", [6, 1])) - y) ** 2)
 step = tf1.train.get_or_create_global_step()
 train = tf1.train.GradientDescentOptimizer(0.05).minimize(loss, global_step=step)
 seen = set()
-with tf1.train.MonitoredTrainingSession(hooks=[tf1.train.StopAtStepHook(100)]) as s:
+with tf1.train.MonitoredTrainingSession(hooks=[tf1.train.StopAtStepHook(last_step=100)]) as s:
     while not s.should_stop():
         _, l, g, first = s.run([train, loss, step, n])
         seen.add(int(first))
