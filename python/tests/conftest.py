@@ -9,6 +9,7 @@ import threading
 import pytest
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SITE = os.path.join(PACKAGE, "mlaas", "_site")
 
 
 class Supervisor:
@@ -84,6 +85,22 @@ def program(tmp_path):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MLAAS_") and k not in ("TF_CONFIG", "RANK", "WORLD_SIZE")}
         clean.update(PYTHONPATH=PACKAGE, PYTHONDONTWRITEBYTECODE="1", **(env or {}))
         done = subprocess.run([sys.executable, "-c", code] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=timeout)
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def python(tmp_path, supervisor):
+    """Runs Python as the platform does: with tracking on, in a folder of its own."""
+
+    def run(*args, env=None, check=True, timeout=60):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLAAS_", "PYTHON"))}
+        clean.update(PYTHONPATH=SITE, PYTHONDONTWRITEBYTECODE="1", MLAAS_HOOKS="1", MLAAS_SOCKET=supervisor.path, TMPDIR=str(tmp_path))
+        clean.update(env or {})
+        done = subprocess.run([sys.executable] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=timeout)
         if check:
             assert done.returncode == 0, done.stderr
         return done
