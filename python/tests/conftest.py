@@ -23,6 +23,7 @@ class Supervisor:
         self.server.bind(self.path)
         self.server.listen(8)
         self.conns = []
+        self.readers = []
         threading.Thread(target=self.accept, args=(self.server,), daemon=True).start()
 
     def accept(self, server):
@@ -32,7 +33,8 @@ class Supervisor:
             except OSError:
                 return
             self.conns.append(conn)
-            threading.Thread(target=self.read, args=(conn,), daemon=True).start()
+            self.readers.append(threading.Thread(target=self.read, args=(conn,), daemon=True))
+            self.readers[-1].start()
 
     def read(self, conn):
         try:
@@ -57,6 +59,17 @@ class Supervisor:
     def all(self, what):
         with self.heard:
             return [m[what] for m in self.messages if what in m]
+
+    def all_said(self):
+        """Wait until what ended programs said is read. One that connects now is heard after them."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            before = len(self.all("all"))
+            last.connect(self.path)
+            last.sendall(b'{"all": "said"}\n')
+            self.wait(lambda s: len(s.all("all")) > before)
+        for reader in self.readers:
+            reader.join(10)
+            assert not reader.is_alive(), "somebody still holds the socket"
 
     def points(self):
         return [p for batch in self.all("points") for p in batch]

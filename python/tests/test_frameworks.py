@@ -41,6 +41,7 @@ def found(tmp_path, python, supervisor):
 class Found:
     def __init__(self, done, supervisor):
         self.out, self.err = done.stdout, done.stderr
+        supervisor.all_said()
         self.series, self.params, self.models = {}, {}, []
         for key, step, _, v in supervisor.points():
             self.series.setdefault(key, []).append((step, float(v)))
@@ -425,3 +426,236 @@ def test_jax_tracked(found):
     f = found(JAX.replace("TRACK", "import sys; sys.path.append(%r)\nimport mlaas; step = mlaas.track(step)" % os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     f.agrees("loss", within=1e-6)
     assert [s for s, _ in sorted(f.series["loss"])] == list(range(1, 31))
+
+
+# ---- scikit-learn, XGBoost, LightGBM ----
+
+PIPELINE = """
+import numpy as np
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import accuracy_score, f1_score, confusion_matrix
+rng = np.random.RandomState(0)
+a = rng.rand(200, 4); b = (a.sum(1) > 2).astype(int)
+pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=200)).fit(a, b)
+print("score %.6f" % pipeline.score(a, b))
+print("f1 %.6f" % f1_score(b, pipeline.predict(a)))
+confusion_matrix(b, pipeline.predict(a))
+net = MLPClassifier((8,), max_iter=30, random_state=0).fit(a, b)
+print("loss %.6f" % net.loss_)
+search = GridSearchCV(LogisticRegression(max_iter=200), {"C": [0.1, 1.0]}, cv=3).fit(a, b)
+print("best %.6f with %s" % (search.best_score_, search.best_params_))
+print("accuracy %.6f" % accuracy_score(b, search.predict(a)))
+import pickle; from sklearn.base import clone
+assert pickle.loads(pickle.dumps(accuracy_score)) is accuracy_score and clone(pipeline) and pickle.loads(pickle.dumps(net)).score(a, b) == net.score(a, b)
+"""
+
+
+def test_sklearn(found):
+    needs("sklearn")
+    f = found("import warnings; warnings.simplefilter('ignore')\n" + PIPELINE)
+    f.agrees("f1", within=1e-5)
+    f.agrees("loss", within=1e-5)
+    f.agrees("best_score", "best", within=1e-5)
+    assert len(f.series["loss"]) == 30 and len(f.series["fit_seconds"]) == 3, "fits inside of others are theirs"
+    assert abs(f.series["accuracy"][0][1] - f.printed("score")) < 1e-5
+    assert f.printed("accuracy") in [round(v, 6) for _, v in f.series["accuracy"]]
+    assert f.params["logisticregression__C"] == 0.5 and f.params["hidden_layer_sizes"] == "(8,)" or f.params["max_iter"] == 30
+    assert f.params["best.C"] in (0.1, 1.0)
+    assert [m["kind"] for m in f.models] == ["Pipeline", "MLPClassifier", "GridSearchCV"] and f.models[0]["parameters"] == 5 and f.models[1]["parameters"] == 49
+
+
+BOOST = """
+import numpy as np, xgboost as xgb
+rng = np.random.RandomState(0)
+a = rng.rand(300, 4); b = (a.sum(1) > 2).astype(int)
+train, test = xgb.DMatrix(a[:200], b[:200]), xgb.DMatrix(a[200:], b[200:])
+result = {}
+model = xgb.train({"objective": "binary:logistic", "max_depth": 3, "eta": 0.2, "eval_metric": "logloss"}, train, 25,
+                  evals=[(train, "train"), (test, "test")], evals_result=result, verbose_eval=5)
+print("train %.6f test %.6f" % (result["train"]["logloss"][-1], result["test"]["logloss"][-1]))
+print("rounds %d" % model.num_boosted_rounds())
+"""
+
+
+def test_xgboost(found):
+    needs("xgboost")
+    f = found(BOOST)
+    f.agrees("train/logloss", "train", within=1e-5)
+    f.agrees("test/logloss", "test", within=1e-5)
+    assert [s for s, _ in sorted(f.series["test/logloss"])] == list(range(1, 26))
+    assert f.params["max_depth"] == 3 and f.params["eta"] == 0.2 and f.params["num_boost_round"] == 25
+    assert f.models[0]["rounds"] == f.printed("rounds") and f.models[0]["features"] == 4
+
+
+def test_xgboost_estimator(found):
+    """In a pipeline and alone it is recorded; the many trainings of a search are not."""
+    needs("xgboost", "sklearn")
+    f = found(
+        "import numpy as np, xgboost as xgb\nfrom sklearn.pipeline import make_pipeline\nfrom sklearn.preprocessing import StandardScaler\nfrom sklearn.model_selection import GridSearchCV\n"
+        "rng = np.random.RandomState(0); a = rng.rand(200, 4); b = (a.sum(1) > 2).astype(int)\n"
+        "m = xgb.XGBClassifier(n_estimators=7, max_depth=2, eval_metric='logloss').fit(a, b, eval_set=[(a, b)], verbose=False)\n"
+        "print('last %.6f' % m.evals_result()['validation_0']['logloss'][-1])\n"
+        "GridSearchCV(xgb.XGBClassifier(n_estimators=5), {'max_depth': [1, 2]}, cv=2).fit(a, b, eval_set=[(a, b)], verbose=False)\n"
+    )
+    f.agrees("validation_0/logloss", "last", within=1e-5)
+    assert len(f.series["validation_0/logloss"]) == 7 and f.params["max_depth"] == 2 and len(f.series["fit_seconds"]) == 1
+
+
+LIGHT = """
+import numpy as np, lightgbm as lgb
+rng = np.random.RandomState(0)
+a = rng.rand(300, 4); b = a.sum(1)
+train = lgb.Dataset(a[:200], b[:200]); test = lgb.Dataset(a[200:], b[200:], reference=train)
+result = {}
+model = lgb.train({"objective": "regression", "metric": "l2", "num_leaves": 7, "learning_rate": 0.1, "verbose": -1}, train, 30,
+                  valid_sets=[test], valid_names=["test"], callbacks=[lgb.record_evaluation(result), lgb.early_stopping(50, verbose=False)])
+print("l2 %.6f" % result["test"]["l2"][-1])
+print("rounds %d" % model.current_iteration())
+lgb.LGBMRegressor(n_estimators=5, verbose=-1).fit(a, b, eval_set=[(a, b)])
+"""
+
+
+def test_lightgbm(found):
+    needs("lightgbm")
+    f = found(LIGHT)
+    f.agrees("test/l2", "l2", within=1e-5)
+    assert [s for s, _ in sorted(f.series["test/l2"])] == list(range(1, 31)) and len(f.series["valid_0/l2"]) == 5
+    assert f.params["num_leaves"] == 7 and f.params["learning_rate"] == 0.1
+    assert f.models[0]["rounds"] == f.printed("rounds")
+
+
+# ---- what says things by itself ----
+
+
+@pytest.mark.parametrize("home", ["torch.utils.tensorboard", "tensorboardX"])
+def test_tensorboard_writers(found, home):
+    needs(home.split(".")[0], *(["tensorboard"] if home.startswith("torch") else []))
+    f = found(
+        "from HOME import SummaryWriter\nw = SummaryWriter('logs')\nfor i in range(5): w.add_scalar('train/score', i / 4, i * 10)\n"
+        "w.add_scalars('both', {'a': 1.5}, 3)\nw.add_hparams({'width': 8}, {'best': 0.5})\nw.close()\nprint('score', 1.0)".replace("HOME", home)
+    )
+    assert sorted(f.series["train/score"]) == [(i * 10, i / 4) for i in range(5)] and f.params["width"] == 8
+
+
+def test_tensorboard_of_tensorflow(found, tmp_path):
+    needs("tensorflow")
+    f = found(
+        "import tensorflow as tf\nw = tf.summary.create_file_writer('logs')\nwith w.as_default():\n    for i in range(3): tf.summary.scalar('train/score', i / 2, step=i)\n"
+        "v1 = tf.compat.v1\nwith tf.Graph().as_default():\n    w = v1.summary.FileWriter('logs1')\n"
+        "    for i in range(3): w.add_summary(v1.Summary(value=[v1.Summary.Value(tag='old/score', simple_value=i / 2)]), i)\n    w.close()\n"
+    )
+    for key in ("train/score", "old/score"):
+        assert sorted(f.series[key]) == [(0, 0.0), (1, 0.5), (2, 1.0)]
+
+
+def test_matplotlib(found, tmp_path):
+    needs("matplotlib")
+    found(
+        "import matplotlib.pyplot as plt, io, os\nplt.plot([1, 2]); plt.savefig('curve.png'); plt.savefig('other'); plt.savefig(io.BytesIO())\n"
+        "plt.savefig(os.path.join(os.environ['MLAAS_OUTPUT'], 'own.png'))\nplt.figure(); plt.show()\nprint('loss: 0.5')\n"
+    )
+    folder = tmp_path / "output" / "mlaas" / "figures"
+    assert sorted(os.listdir(str(folder))) == ["curve.png", "figure-3.png", "figure-4.png", "other.png"]
+    assert (folder / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_argparse(found):
+    f = found(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--lr', type=float, default=0.1)\np.add_argument('--layers', type=int, nargs='+')\np.add_argument('--api-token')\n"
+        "s = p.add_subparsers(dest='what'); t = s.add_parser('train'); t.add_argument('--epochs', type=int)\na = p.parse_args()\nassert a.epochs == 3\n"
+        "argparse.ArgumentParser().parse_known_args([])\n",
+        "--lr", "0.5", "--layers", "8", "4", "--api-token", "hush", "train", "--epochs", "3",
+    )
+    assert f.params == {"lr": 0.5, "layers": "[8, 4]", "api_token": "(not recorded)", "what": "train", "epochs": 3}
+
+
+def test_absl(found):
+    needs("absl")
+    f = found(
+        "from absl import app, flags\nflags.DEFINE_float('lr', 0.1, '')\nflags.DEFINE_enum('net', 'mlp', ['mlp', 'cnn'], '')\n"
+        "def main(_): print('ran', flags.FLAGS.lr)\nif __name__ == '__main__': app.run(main)\n",
+        "--lr=0.5",
+    )
+    assert f.params == {"lr": 0.5, "net": "mlp"} and "ran 0.5" in f.out
+
+
+def test_click(found):
+    needs("click")
+    f = found("import click\n@click.command()\n@click.option('--lr', type=float)\n@click.option('--net', default='mlp')\ndef main(lr, net): print('ran', lr)\nmain()\n", "--lr", "0.5")
+    assert f.params == {"lr": 0.5, "net": "mlp"} and "ran 0.5" in f.out
+
+
+def test_hydra(found, tmp_path):
+    needs("hydra")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("lr: 0.1\nnet:\n  width: 8\n  layers: [4, 2]\n")
+    f = found("import hydra\n@hydra.main(version_base=None, config_path='conf', config_name='config')\ndef main(c): print('ran', c.lr)\nmain()\n", "lr=0.5")
+    assert f.params == {"lr": 0.5, "net.width": 8, "net.layers": "[4, 2]"} and "ran 0.5" in f.out
+
+
+# ---- printed ----
+
+
+@pytest.mark.parametrize(
+    "line, place, want",
+    [
+        ("epoch 3 loss=0.12 acc: 0.93", 3, {"loss": 0.12, "acc": 0.93}),
+        ("Epoch [3/10], Loss: 1.2e-3", 3, {"loss": 0.0012}),
+        ("step 1,  val_loss -0.5", 1, {"val_loss": -0.5}),
+        ("Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.310609", 1, {"loss": 2.310609}),
+        ("Test set: Average loss: 0.0478, Accuracy: 9843/10000 (98%)", None, {"average_loss": 0.0478, "accuracy": 0.9843}),
+        ("[1,  2000] loss: 2.173", None, {"loss": 2.173}),
+        ("test accuracy 0.9312", None, {"test_accuracy": 0.9312}),
+        ("Accuracy: 97.5%", None, {"accuracy": 0.975}),
+        ("iter 100 | train loss 2.31 | val loss 2.42 | lr 1.0e-4 | 12.3ms/step", 100, {"train_loss": 2.31, "val_loss": 2.42, "lr": 1e-4}),
+        ("{'loss': 0.5, 'epoch': 2.0}", 2, {"loss": 0.5}),
+        ("epoch 2.5 loss: 0.5, lossG: 3.5, loss_d: 1.5", None, {"loss": 0.5, "loss_d": 1.5}),
+        ("2026-01-02 03:04:05,678 - INFO - epoch 2: policy/entropy=1.5 reward=200", 2, {"policy/entropy": 1.5, "reward": 200.0}),
+        ("RMSE: 12.5, R2 0.81", None, {"rmse": 12.5, "r2": 0.81}),
+        ("epoch 4 loss=nan", 4, {"loss": float("nan")}),
+        ("f1-score = 0.5", None, {"f1_score": 0.5}),
+        # ordinary text
+        ("error 404", None, None),
+        ("Error: 3 files were not found", None, None),
+        ("the loss was 0.5 yesterday and the cat sat on the mat", None, None),
+        ("score: 3", None, None),
+        ("lr=0.01 batch_size=32", None, None),
+        ("Namespace(lr=0.1, epochs=3)", None, None),
+        ("model has 1.5 million weights", None, None),
+        ("version 2.1.0, loss 1.2.3", None, None),
+        ("loss at 192.168.0.1", None, None),
+        ("total time 12.5s, 0.3 ms a step", None, None),
+        ("accuracy of the network on the 10000 test images: 97 %", None, None),
+        ("lossy compression: 0.5", None, None),
+        ("see http://x/loss=0.5?", None, None),
+        ("dropout rate=0.5", None, None),
+        ("Traceback (most recent call last): line 3, in loss", None, None),
+        ("epochs=3 accuracy_threshold=0.5 patience=2", None, None),
+    ],
+)
+def test_printed_lines(line, place, want):
+    import sys
+
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from mlaas._hooks import printed
+
+    got = printed.read(line)
+    if want is None:
+        assert got is None, got
+    else:
+        assert got is not None and json.dumps(got.metrics) == json.dumps(want) and got.place == place, got
+
+
+def test_printed(found):
+    f = found(
+        "import logging, sys\nlogging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "for epoch in range(1, 4):\n    for part in ('epoch %d ' % epoch, 'loss=', 1 / epoch): print(part, end='')\n    print()\n"
+        "    logging.info('epoch %d accuracy: %.2f', epoch, epoch / 4)\n"
+        "print('done\\nfinal accuracy: 75%')\nprint('loss: 1.5', file=open('elsewhere', 'w'))\n"
+    )
+    assert sorted(f.series["loss"]) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert sorted(f.series["accuracy"]) == [(1, 0.25), (2, 0.5), (3, 0.75)] and [v for _, v in f.series["final_accuracy"]] == [0.75]
