@@ -463,7 +463,7 @@ def test_sklearn(found):
     assert len(f.series["loss"]) == 30 and len(f.series["fit_seconds"]) == 3, "fits inside of others are theirs"
     assert abs(f.series["accuracy"][0][1] - f.printed("score")) < 1e-5
     assert f.printed("accuracy") in [round(v, 6) for _, v in f.series["accuracy"]]
-    assert f.params["logisticregression__C"] == 0.5 and f.params["hidden_layer_sizes"] == "(8,)" or f.params["max_iter"] == 30
+    assert f.params["logisticregression__C"] == 0.5 and f.params["hidden_layer_sizes"] == "(8,)" and f.params["max_iter"] == 30
     assert f.params["best.C"] in (0.1, 1.0)
     assert [m["kind"] for m in f.models] == ["Pipeline", "MLPClassifier", "GridSearchCV"] and f.models[0]["parameters"] == 5 and f.models[1]["parameters"] == 49
 
@@ -513,9 +513,9 @@ train = lgb.Dataset(a[:200], b[:200]); test = lgb.Dataset(a[200:], b[200:], refe
 result = {}
 model = lgb.train({"objective": "regression", "metric": "l2", "num_leaves": 7, "learning_rate": 0.1, "verbose": -1}, train, 30,
                   valid_sets=[test], valid_names=["test"], callbacks=[lgb.record_evaluation(result), lgb.early_stopping(50, verbose=False)])
+lgb.LGBMRegressor(n_estimators=5, verbose=-1).fit(a, b, eval_set=[(a[:50], b[:50])])
 print("l2 %.6f" % result["test"]["l2"][-1])
 print("rounds %d" % model.current_iteration())
-lgb.LGBMRegressor(n_estimators=5, verbose=-1).fit(a, b, eval_set=[(a, b)])
 """
 
 
