@@ -58,7 +58,7 @@ unit: bin/versitygw ## unit tests under the race detector
 
 bin/pytest/.done: python/pyproject.toml
 	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q uv
-	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest numpy scikit-learn tensorflow-cpu && touch $@
+	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest numpy scikit-learn tensorflow-cpu pillow pyarrow && touch $@
 
 python: bin/pytest/.done ## tests of the Python package
 	cd python && ../bin/pytest/bin/python -m pytest -q -p no:cacheprovider tests
@@ -67,7 +67,7 @@ e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
 SEEDS ?= 1000
-e2e-kube: need build kube-bin bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
+e2e-kube: need build kube-bin bin/versitygw bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
 	@[ "$$(id -u)" = 0 ] || { echo "e2e-kube: skipped: clusters need network namespaces, which only root may make"; exit 0; }; \
 	MLAAS_BIN=$(CURDIR)/bin/mlaas CGO_ENABLED=1 CI=true $(GO) test -race -p 1 -count=1 -timeout 20m \
 	  $$(grep -rlE --include='*_test.go' '^package kubetest$$|"mlaas.dev/mlaas/internal/kubetest"' . | xargs -n1 dirname | sort -u)
@@ -99,7 +99,7 @@ gen: ## everything that is made from the code: OpenAPI, state picture, goldens
 	$(GO) test ./management -run OpenAPI -update
 	$(GO) test ./contractor/... -update
 
-chart: ## the Helm chart, rendered as Helm does
+chart: ## the Helm chart, rendered as Helm does; 'make e2e-kube' installs it
 	cd deploy/helm && $(GO) test .
 
 fuzz: ## every fuzz target for 20 s

@@ -127,6 +127,10 @@ type Cluster struct {
 	Limits   []string  `json:"limits"` // what is not isolated or enforced here, a sentence each
 	Heard    time.Time `json:"heard"`
 	Of       time.Time `json:"of,omitzero"` // what it says is of the spec as it was changed then
+
+	// Left is what is there still of one that is to go: replicas that end or
+	// move, and pods that the cluster has not let go of; a sentence each.
+	Left []string `json:"left,omitempty"`
 }
 
 // Check reports what of the spec is wrong: a [FieldError] each.

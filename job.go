@@ -229,21 +229,13 @@ type Data struct {
 type Code struct {
 	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
 	Version  VersionID `json:"version,omitempty"`  // empty: the newest
+	Hooks    *bool     `json:"hooks,omitempty"`    // whether post-import hooks record; empty: in annotation and nonintrusive
+	Locals   bool      `json:"locals,omitempty"`   // a failure tells the local variables of its frames
 	Composed *Composed `json:"composed,omitempty"` // mode composed only
 }
 
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
-
-// Composed is a network that is described rather than programmed (paper
-// figure 4.4).
-type Composed struct {
-	Input        json.RawMessage `json:"input,omitempty"`
-	HiddenLayers json.RawMessage `json:"hidden_layers,omitempty"`
-	Output       json.RawMessage `json:"output,omitempty"`
-	Optimizer    json.RawMessage `json:"optimizer,omitempty"`
-	Loss         json.RawMessage `json:"loss,omitempty"`
-}
 
 // Evaluation says what counts as good, for the UI and for results.
 type Evaluation struct {
@@ -274,6 +266,7 @@ type Results struct {
 
 // Complete fills in every default. It is idempotent.
 func (j *JobSpec) Complete() {
+	j.completeComposed()
 	if j.Environment.Framework == "" && j.Environment.Image == "" {
 		j.Environment.Framework = "python"
 	}
@@ -312,7 +305,7 @@ func (j *JobSpec) Complete() {
 		j.Data = []Data{}
 	}
 	if j.Code.Mode == "" {
-		j.Code.Mode = "plain"
+		j.Code.Mode = "nonintrusive"
 	}
 }
 
@@ -349,8 +342,11 @@ func (j *JobSpec) Check() error {
 		}
 		seen[d.Name] = true
 	}
-	if !slices.Contains(Modes, j.Code.Mode) {
-		return Invalid("code.mode", strings.Join(Modes, ", "), j.Code.Mode)
+	if err := j.Code.check(); err != nil {
+		return In("code", err)
+	}
+	if err := j.checkComposed(); err != nil {
+		return err
 	}
 	if d := j.Evaluation.Direction; d != "" && d != "max" && d != "min" {
 		return Invalid("evaluation.direction", "max or min", d)
@@ -462,6 +458,28 @@ func (e *Execution) check() error {
 		}
 	}
 	return nil
+}
+
+func (c *Code) check() error {
+	if !slices.Contains(Modes, c.Mode) {
+		return Invalid("mode", strings.Join(Modes, ", "), c.Mode)
+	}
+	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
+		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	if c.Mode == "plain" && c.Locals {
+		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	return nil
+}
+
+// Hooked reports whether post-import hooks record what the program does. A
+// guided or composed program records by itself.
+func (c *Code) Hooked() bool {
+	if c.Hooks != nil {
+		return *c.Hooks && c.Mode != "plain"
+	}
+	return c.Mode == "annotation" || c.Mode == "nonintrusive"
 }
 
 func (d Data) check() error {

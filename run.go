@@ -189,6 +189,7 @@ type Replica struct {
 	Program  bool              `json:"program"` // whether the user's program was started
 	ExitCode *int              `json:"exitCode,omitempty"`
 	OOM      bool              `json:"oom,omitempty"`      // ended by its memory ceiling
+	Failure  *Failure          `json:"failure,omitempty"`  // where its program failed, as far as Python said
 	NodeLost bool              `json:"nodeLost,omitempty"` // lost with its node
 	Exclude  []string          `json:"exclude,omitempty"`  // nodes that it may not run on
 	Address  string            `json:"address,omitempty"`  // where the other replicas reach it
@@ -201,9 +202,10 @@ type Replica struct {
 	Step     int64             `json:"step"`
 	Metrics  map[string]Number `json:"metrics,omitempty"` // the last value of each key, to 2 s; at most 256 keys
 	Usage    Usage             `json:"usage"`
-	Outputs  Digest            `json:"outputs,omitempty"` // tree of what it left in $MLAAS_OUTPUT
-	Data     []Fetched         `json:"data,omitempty"`    // what its sources gave, in this attempt or the one before
-	History  []Event           `json:"history"`           // of this run, all attempts, newest last, at most 200
+	Outputs  Digest            `json:"outputs,omitempty"`  // tree of what it left in $MLAAS_OUTPUT
+	Data     []Fetched         `json:"data,omitempty"`     // what its sources gave, in this attempt or the one before
+	Prepared *Prepared         `json:"prepared,omitempty"` // its code, where that is not as it was written
+	History  []Event           `json:"history"`            // of this run, all attempts, newest last, at most 200
 }
 
 // Usage is what a replica has used, as its supervisor measures it.
@@ -217,6 +219,15 @@ type Usage struct {
 	// GPUBusy is the part of the last second in which its GPUs worked, from 0 to
 	// 1, the mean over them; empty: it has none, or they do not say.
 	GPUBusy *float64 `json:"gpuBusy,omitempty"`
+}
+
+// A Failure is where a program failed: the innermost call in its own code.
+type Failure struct {
+	Error    string `json:"error"`          // what Python said
+	File     string `json:"file,omitempty"` // of the code; empty: nothing of it was being called
+	Line     int    `json:"line,omitempty"` // from 1
+	Function string `json:"function,omitempty"`
+	Text     string `json:"text,omitempty"` // of that line
 }
 
 // An Event is one thing that happened to a replica.
@@ -251,7 +262,8 @@ type Launch struct {
 	Tenant      Tenant              `json:"-"`
 	Run         RunID               `json:"run"`
 	Epoch       int                 `json:"epoch"`
-	Bundle      Digest              `json:"bundle"` // tree of the code
+	Bundle      Digest              `json:"bundle"`           // tree of the code
+	Recipe      *Recipe             `json:"recipe,omitempty"` // how the code is prepared; nil: it runs as it was written
 	Environment Environment         `json:"environment"`
 	Data        []DataTree          `json:"data"`
 	Resume      Digest              `json:"resume,omitempty"` // tree of the checkpoint to begin from

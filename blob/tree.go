@@ -254,29 +254,34 @@ func WriteTree(ctx context.Context, d Driver, digest mlaas.Digest, dir string) (
 	if err != nil {
 		return t, err
 	}
+	return t, WriteFiles(ctx, d, t.Files, dir)
+}
+
+// WriteFiles does the same with some files of a tree, in its order.
+func WriteFiles(ctx context.Context, d Driver, files []mlaas.File, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return t, err
+		return err
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return t, err
+		return err
 	}
 	defer root.Close()
 	last := ""
-	for _, f := range t.Files { // sorted, so that each folder is made about once
+	for _, f := range files { // sorted, so that each folder is made about once
 		if in := path.Dir(f.Path); in != last && in != "." {
 			if err := root.MkdirAll(in, 0o755); err != nil {
-				return t, err
+				return err
 			}
 			last = in
 		}
 	}
 	g, some := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	for _, f := range t.Files {
+	for _, f := range files {
 		g.Go(func() error { return writeFile(some, d, root, f) })
 	}
-	return t, g.Wait()
+	return g.Wait()
 }
 
 // full makes the kind of an error that says there is no room, or that the disk

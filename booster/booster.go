@@ -4,10 +4,10 @@
 // A [Booster] serves one cluster, for as long as it holds the cluster's lease;
 // a process has one for each of its clusters, so that none waits for another.
 // booster.go takes requests from the queue, reconcile.go compares records with
-// what runs, place.go knows whether the cluster answers, informer.go turns its
-// news into records and messages, rule.go watches the action rules, monitor.go
-// is the door for logs, metrics and checkpoints, executor.go says what a
-// cluster must do.
+// what runs, place.go knows whether the cluster answers, gather.go keeps its
+// news together by run, informer.go turns them into records and messages,
+// rule.go watches the action rules, monitor.go is the door for logs, metrics and
+// checkpoints, executor.go says what a cluster must do.
 package booster
 
 import (
@@ -30,6 +30,7 @@ import (
 	"mlaas.dev/mlaas/internal/failpoint"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/rule"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -125,7 +126,7 @@ func (b *Booster) init() {
 		b.begun = make(chan struct{})
 		b.poke, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
 		b.place = newPlace(b.Cluster, b.Executor)
-		b.inform.cells, b.inform.sights = map[mlaas.Fence]*cell{}, map[sight]time.Time{}
+		b.inform.cells, b.inform.sights, b.inform.rules = map[mlaas.Fence]*cell{}, map[sight]time.Time{}, map[runKey][]rule.Rule{}
 		b.hooks = b.webhooks()
 		b.monitor = newMonitor(b)
 	})
@@ -236,7 +237,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	if err := b.each(ctx, older, func(ctx context.Context, r mlaas.Replica) error {
 		within, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		if err := b.place.stop(within, r.Fence); err != nil {
+		if err := b.stop(within, r.Fence); err != nil {
 			b.Log.Warn("an older attempt cannot be ended yet", "run", r.Run, "replica", r.Fence.Replica, "epoch", r.Epoch, "error", err)
 		}
 		return ctx.Err()
@@ -473,7 +474,7 @@ func (b *Booster) end(ctx context.Context, r mlaas.Replica, reason string) error
 	if err := to(mlaas.ReplicaStopping); err != nil {
 		return err
 	}
-	if err := b.place.stop(ctx, r.Fence); err != nil {
+	if err := b.stop(ctx, r.Fence); err != nil {
 		return fmt.Errorf("end %s: %w", r.Fence, err)
 	}
 	failpoint.Hit("booster.stop.after")

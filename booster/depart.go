@@ -3,6 +3,8 @@ package booster
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -65,9 +67,19 @@ func (d *departure) watch(ctx context.Context, b *Booster) error {
 	}
 }
 
+// stop ends a replica. What is gone may be the last that a cluster waits for
+// which is to go.
+func (b *Booster) stop(ctx context.Context, f mlaas.Fence) error {
+	err := b.place.stop(ctx, f)
+	if err == nil && b.leaving.asked.Load() {
+		b.wake()
+	}
+	return err
+}
+
 // depart removes the records of a cluster that is to go, if nothing is left on
-// it. A cluster that is away is not waited for once its replicas are given up:
-// their epochs keep out whatever comes from there.
+// it, and else says what is. A cluster that is away is not waited for once its
+// replicas are given up: their epochs keep out whatever comes from there.
 func (b *Booster) depart(ctx context.Context) error {
 	if !b.leaving.asked.Load() || b.leaving.over.Load() {
 		return nil
@@ -75,34 +87,18 @@ func (b *Booster) depart(ctx context.Context) error {
 	ledgers, clusters, specs, keys := store.Ledgers(b.DB), store.Clusters(b.DB), store.ClusterSpecs(b.DB), store.ClusterKeys(b.DB)
 	var gone []store.Row
 	ledger, rev, err := ledgers.Get(ctx, "", b.Cluster)
-	if err != nil && !errors.Is(err, mlaas.ErrNotFound) || len(ledger.Grants) > 0 {
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
 		return err
 	}
 	if rev > 0 {
 		gone = append(gone, ledgers.At("", b.Cluster, rev))
 	}
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	left, err := b.left(ctx, ledger)
 	if err != nil {
 		return err
 	}
-	for _, f := range live {
-		if f.Value.Cluster == b.Cluster {
-			return nil
-		}
-	}
-	b.place.mu.Lock()
-	up := b.place.synced
-	b.place.mu.Unlock()
-	if up {
-		there, err := b.there(ctx)
-		if err != nil {
-			return err
-		}
-		for _, n := range there {
-			if n.Status != mlaas.ReplicaStopped {
-				return nil // it is being cleared
-			}
-		}
+	if len(left) > 0 {
+		return b.remains(ctx, left)
 	}
 	spec, specRev, err := specs.Get(ctx, "", b.Cluster)
 	if err != nil || spec.Wanted != mlaas.ClusterGone {
@@ -129,6 +125,76 @@ func (b *Booster) depart(ctx context.Context) error {
 	if err == nil {
 		b.leaving.over.Store(true)
 		b.Log.Info("a cluster is removed", "cluster", b.Cluster)
+	}
+	return err
+}
+
+// maxLeft is how much is named of what is left.
+const maxLeft = 20
+
+// left is what of a cluster that is to go is there still, a sentence each: it
+// ends, moves, or is being cleared. A cluster that is given up, or never
+// answered anybody, is not asked.
+func (b *Booster) left(ctx context.Context, ledger mlaas.Ledger) (left []string, err error) {
+	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	if err != nil {
+		return nil, err
+	}
+	told, runs := map[mlaas.Fence]bool{}, map[mlaas.RunID]bool{}
+	for _, f := range live {
+		if r := f.Value; r.Cluster == b.Cluster {
+			told[r.Fence], runs[r.Run] = true, true
+			left = append(left, fmt.Sprintf("%s is %s: %s", r.Fence, r.Status, r.Reason))
+		}
+	}
+	record, _, err := store.Clusters(b.DB).Get(ctx, "", b.Cluster)
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return nil, err
+	}
+	b.place.mu.Lock()
+	up, silent := b.place.synced, time.Since(b.place.heard)
+	b.place.mu.Unlock()
+	switch {
+	case !up && silent < givenUp && !record.Heard.IsZero(): // perhaps we have only just begun to ask
+		left = append(left, "it has not answered for "+silent.Round(time.Second).String()+", so what is there is not known")
+	case up:
+		there, err := b.there(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for f, n := range there {
+			if n.Status != mlaas.ReplicaStopped && !told[f] {
+				runs[f.Run] = true
+				left = append(left, fmt.Sprintf("%s has ended, and is being cleared away", f))
+			}
+		}
+	}
+	for run := range ledger.Grants {
+		if !runs[run] {
+			left = append(left, fmt.Sprintf("run %s is placed there", run))
+		}
+	}
+	slices.Sort(left)
+	if more := len(left) - maxLeft; more > 0 {
+		left = append(left[:maxLeft], fmt.Sprintf("and %d more", more))
+	}
+	return left, nil
+}
+
+// remains writes what is left, for who waits until nothing is.
+func (b *Booster) remains(ctx context.Context, left []string) error {
+	b.writing <- struct{}{}
+	defer func() { <-b.writing }()
+	clusters := store.Clusters(b.DB)
+	c, rev, err := clusters.Get(ctx, "", b.Cluster)
+	if err != nil || slices.Equal(c.Left, left) {
+		return known(err)
+	}
+	c.Left = left
+	err = b.DB.Commit(ctx, store.Batch{Put: []store.Row{clusters.Put(c, rev)}})
+	if errors.Is(err, mlaas.ErrConflict) {
+		b.wake() // something came between
+		return nil
 	}
 	return err
 }

@@ -33,8 +33,9 @@ type Executor interface {
 
 	// Logs returns what the supervisor itself wrote (not the program, whose
 	// lines come through the door): for a supervisor that never delivered a
-	// word. The caller closes it.
-	Logs(ctx context.Context, f mlaas.Fence) (io.ReadCloser, error)
+	// word. With follow it goes on with what is added, until the supervisor has
+	// ended or ctx ends. The caller closes it.
+	Logs(ctx context.Context, f mlaas.Fence, follow bool) (io.ReadCloser, error)
 
 	// Exec runs a command inside a running replica, as its program's user.
 	Exec(ctx context.Context, f mlaas.Fence, command []string, in io.Reader, out io.Writer) (exit int, err error)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ const (
 	saidAgain  = time.Minute      // the same thing of the same person is one event
 	mostLog    = 1 << 20          // of a container's own log: the end of it
 )
+
+// sizeHeader says how long a log is of which the end is told.
+const sizeHeader = "Mlaas-Size"
 
 // waiting is who waits for which stream.
 type waiting struct {
@@ -61,6 +65,9 @@ func (m *Monitor) Open(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by st
 	}
 	if !c.opens {
 		return nil, fmt.Errorf("the supervisor of %s is of an older version, which lets nobody in: run it again: %w", f.Replica, mlaas.ErrConflict)
+	}
+	if ask.Look != "" && c.recipes == 0 {
+		return nil, fmt.Errorf("the supervisor of %s is of an older version, which cannot say what its program does: run it again: %w", f.Replica, mlaas.ErrConflict)
 	}
 	ask.ID = mlaas.NewID(m.b.Now())
 	w := waiter{f, make(chan *stream.Stream, 1), make(chan struct{})}
@@ -104,6 +111,10 @@ func checkOpen(ask mlaas.Open) error {
 		size += len(w)
 	}
 	switch t := ask.Terminal; {
+	case ask.Look == mlaas.LookStacks || ask.Look == mlaas.LookDebugger:
+		return nil
+	case ask.Look != "":
+		return mlaas.Invalid("look", "stacks or debugger", ask.Look)
 	case (ask.Port != 0) == (len(ask.Command) > 0):
 		return mlaas.Invalid("command", "a command, or a port", ask.Command)
 	case ask.Port < 0 || ask.Port > 65535:
@@ -122,6 +133,10 @@ func checkOpen(ask mlaas.Open) error {
 func (m *Monitor) audit(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by string) error {
 	what := fmt.Sprintf("%s ran %s", by, strings.Join(ask.Command, " "))
 	switch {
+	case ask.Look == mlaas.LookStacks:
+		what = by + " read the stacks of its threads"
+	case ask.Look == mlaas.LookDebugger:
+		what = by + " let a debugger in"
 	case ask.Port > 0:
 		what = fmt.Sprintf("%s connected to port %d", by, ask.Port)
 	case ask.Terminal != nil:
@@ -204,44 +219,60 @@ func (m *Monitor) serveStream(w http.ResponseWriter, r *http.Request) {
 }
 
 // Log is the log that the executor itself keeps of a replica, or the end of
-// it: what there is of one whose supervisor never delivered a word.
-func (m *Monitor) Log(ctx context.Context, f mlaas.Fence) (string, error) {
-	from, err := m.b.place.Logs(ctx, f)
+// it: what there is of one whose supervisor never delivered a word. size is how
+// many bytes all of it has.
+func (m *Monitor) Log(ctx context.Context, f mlaas.Fence) (text string, size int64, err error) {
+	from, err := m.b.place.Logs(ctx, f, false)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	defer from.Close()
 	return tailOf(from, mostLog)
 }
 
+// FollowLog is what is added to that log, from the byte number after on, until
+// the supervisor has ended or ctx ends. The caller closes it.
+func (m *Monitor) FollowLog(ctx context.Context, f mlaas.Fence, after int64) (io.ReadCloser, error) {
+	from, err := m.b.place.Logs(ctx, f, true)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, from, after); err != nil && !errors.Is(err, io.EOF) {
+		from.Close()
+		return nil, err
+	}
+	return from, nil
+}
+
 // tailOf is the end of what r gives, at most n bytes, from the beginning of a
-// line on.
-func tailOf(r io.Reader, n int) (string, error) {
+// line on, and how much it gave in all.
+func tailOf(r io.Reader, n int) (text string, size int64, err error) {
 	var tail []byte
 	chunk := make([]byte, 32<<10)
 	cut := false
 	for {
 		got, err := r.Read(chunk)
+		size += int64(got)
 		if tail = append(tail, chunk[:got]...); len(tail) > 2*n {
 			tail, cut = slices.Clone(tail[len(tail)-n:]), true
 		}
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return "", err
+			return "", size, err
 		}
 	}
 	if len(tail) > n {
 		tail, cut = tail[len(tail)-n:], true
 	}
-	text := string(tail)
+	text = string(tail)
 	if cut {
 		_, text, _ = strings.Cut(text, "\n")
 	}
-	return strings.ToValidUTF8(text, "\uFFFD"), nil
+	return strings.ToValidUTF8(text, "\uFFFD"), size, nil
 }
 
-// Internal serves Open and Log to an [Inside] in another process, below
+// Internal serves Open, Log and FollowLog to an [Inside] in another process, below
 // /replica/. Who mounts it lets nobody in but other services.
 func (m *Monitor) Internal() http.Handler {
 	mux := http.NewServeMux()
@@ -269,15 +300,47 @@ func (m *Monitor) Internal() http.Handler {
 		var f mlaas.Fence
 		err := asked(r, "fence", &f)
 		var text string
+		var size int64
 		if err == nil {
-			text, err = m.Log(r.Context(), f)
+			text, size, err = m.Log(r.Context(), f)
 		}
 		if err != nil {
 			m.refuse(w, r, err)
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set(sizeHeader, strconv.FormatInt(size, 10))
 		io.WriteString(w, text)
+	})
+	mux.HandleFunc("GET /replica/log/follow", func(w http.ResponseWriter, r *http.Request) {
+		var f mlaas.Fence
+		var after int64
+		var text io.ReadCloser
+		err := errors.Join(asked(r, "fence", &f), asked(r, "after", &after))
+		if err == nil {
+			text, err = m.FollowLog(r.Context(), f, after)
+		}
+		if err != nil {
+			m.refuse(w, r, err)
+			return
+		}
+		defer text.Close()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		out := http.NewResponseController(w)
+		chunk := make([]byte, 32<<10)
+		for out.Flush() == nil {
+			n, err := text.Read(chunk)
+			if n > 0 {
+				if _, err := w.Write(chunk[:n]); err != nil {
+					return
+				}
+			}
+			if errors.Is(err, io.EOF) {
+				return
+			} else if err != nil {
+				panic(http.ErrAbortHandler) // who reads is told that it is not whole
+			}
+		}
 	})
 	return mux
 }
@@ -335,14 +398,41 @@ func (i *Inside) Open(ctx context.Context, cluster string, f mlaas.Fence, ask ml
 }
 
 // Log is Monitor.Log of the booster that serves the cluster.
-func (i *Inside) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error) {
-	at, err := i.at(ctx, cluster, "/replica/log", url.Values{"fence": {said(f)}})
+func (i *Inside) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, int64, error) {
+	answer, err := i.get(ctx, cluster, "/replica/log", url.Values{"fence": {said(f)}})
 	if err != nil {
-		return "", err
+		return "", 0, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 2*mostLog))
+	if err != nil {
+		return "", 0, err
+	}
+	size, err := strconv.ParseInt(answer.Header.Get(sizeHeader), 10, 64)
+	if err != nil {
+		size = int64(len(text)) // of the version before
+	}
+	return string(text), size, nil
+}
+
+// FollowLog is Monitor.FollowLog of the booster that serves the cluster.
+func (i *Inside) FollowLog(ctx context.Context, cluster string, f mlaas.Fence, after int64) (io.ReadCloser, error) {
+	answer, err := i.get(ctx, cluster, "/replica/log/follow", url.Values{"fence": {said(f)}, "after": {said(after)}})
+	if err != nil {
+		return nil, err
+	}
+	return answer.Body, nil
+}
+
+// get asks the booster that serves the cluster. The caller closes the answer.
+func (i *Inside) get(ctx context.Context, cluster, path string, q url.Values) (*http.Response, error) {
+	at, err := i.at(ctx, cluster, path, q)
+	if err != nil {
+		return nil, err
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	client := i.Client
 	if client == nil {
@@ -350,14 +440,13 @@ func (i *Inside) Log(ctx context.Context, cluster string, f mlaas.Fence) (string
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return "", fmt.Errorf("the booster of cluster %s cannot be reached: %v: %w", cluster, err, mlaas.ErrUnavailable)
+		return nil, fmt.Errorf("the booster of cluster %s cannot be reached: %v: %w", cluster, err, mlaas.ErrUnavailable)
 	}
-	defer answer.Body.Close()
 	if answer.StatusCode >= 400 {
-		return "", refusal(answer)
+		defer answer.Body.Close()
+		return nil, refusal(answer)
 	}
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 2*mostLog))
-	return string(text), err
+	return answer, nil
 }
 
 // refusal is the error that another booster answered with.

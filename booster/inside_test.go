@@ -183,11 +183,11 @@ func TestInside(t *testing.T) {
 	if _, err := inside.Open(h.ctx, "moon", f, mlaas.Open{Port: 80}, "ada"); !errors.Is(err, mlaas.ErrUnavailable) || !strings.Contains(err.Error(), "nobody serves cluster moon") {
 		t.Errorf("a cluster that nobody serves: %v", err)
 	}
-	text, err := inside.Log(h.ctx, "stage", other)
-	if err != nil || text != "supervisor of run1-1-worker-1-1\n" {
+	text, size, err := inside.Log(h.ctx, "stage", other)
+	if err != nil || text != "supervisor of run1-1-worker-1-1\n" || size != int64(len(text)) {
 		t.Errorf("the log of a container: %q, %v", text, err)
 	}
-	if _, err := inside.Log(h.ctx, "stage", fence(r, 1, "worker-9")); !errors.Is(err, mlaas.ErrNotFound) {
+	if _, _, err := inside.Log(h.ctx, "stage", fence(r, 1, "worker-9")); !errors.Is(err, mlaas.ErrNotFound) {
 		t.Errorf("of one that is not there: %v", err)
 	}
 }

@@ -75,6 +75,7 @@ type conn struct {
 	phase   mlaas.Phase // the last that it said
 	started bool        // its part of the launch was sent
 	opens   bool        // it answers Open
+	recipes int         // the newest version of recipes that it can apply
 
 	next map[string]int64 // by stream, the reader's own: the first number that is new
 }
@@ -360,7 +361,7 @@ func (m *Monitor) greet(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 			return nil, nil, mlaas.Invalid("hello.ports", "1 to 65535", p)
 		}
 	}
-	c := &conn{fence: fence, line: line, done: make(chan struct{}), opens: h.Opens,
+	c := &conn{fence: fence, line: line, done: make(chan struct{}), opens: h.Opens, recipes: h.Recipes,
 		acks: map[string]int64{}, wake: make(chan struct{}, 1), phase: h.Phase}
 	c.heard.Store(m.clock())
 	return c, h, nil
@@ -405,7 +406,7 @@ func (m *Monitor) hello(ctx context.Context, c *conn, h *mlaas.Hello) (mlaas.Rep
 			now := m.b.Now().UTC()
 			r.Ready = &now
 		}
-		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), h.Ports
+		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), append([]int(nil), h.Ports...) // nil where it has none
 		m.b.said(r, h.Phase)
 		return store.Batch{}
 	})
@@ -676,7 +677,7 @@ func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 	u := used(p.Usage)
 	c.mu.Lock()
 	begins := p.Program && !c.phase.Program
-	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil && len(p.Data) == len(c.phase.Data)
+	minor := p.Status == c.phase.Status && p.Program == c.phase.Program && !p.Status.Final() && p.Lock == nil && len(p.Data) == len(c.phase.Data) && (p.Prepared == nil) == (c.phase.Prepared == nil)
 	c.phase = p
 	c.mu.Unlock()
 	c.cell.note(m.b.Now(), minor, func() {
@@ -752,7 +753,7 @@ func (m *Monitor) direct(ctx context.Context, c *conn) error {
 	if err != nil {
 		return known(err) // not yet
 	}
-	start, err := m.start(ctx, launch, c.fence.Replica)
+	start, err := m.start(ctx, launch, c)
 	if err != nil && ctx.Err() == nil && mlaas.KindOf(err) != mlaas.ErrUnavailable {
 		why := "it could not be told to start: " + sentence(err)
 		_, err = m.b.change(ctx, c.fence, func(r *mlaas.Replica) store.Batch {
@@ -776,12 +777,15 @@ func (m *Monitor) direct(ctx context.Context, c *conn) error {
 
 // start is one replica's part of a launch. Secrets are opened here and go
 // nowhere but down the line.
-func (m *Monitor) start(ctx context.Context, l mlaas.Launch, replica string) (*mlaas.Start, error) {
-	program := l.Replicas[replica]
+func (m *Monitor) start(ctx context.Context, l mlaas.Launch, c *conn) (*mlaas.Start, error) {
+	program := l.Replicas[c.fence.Replica]
 	if program == nil {
-		return nil, fmt.Errorf("the launch has no part for %s: %w", replica, mlaas.ErrInternal)
+		return nil, fmt.Errorf("the launch has no part for %s: %w", c.fence.Replica, mlaas.ErrInternal)
 	}
-	s := &mlaas.Start{Bundle: l.Bundle, Environment: l.Environment, Data: l.Data, Resume: l.Resume, ResumeStep: l.ResumeStep,
+	if l.Recipe.Changes() && l.Recipe.Version > c.recipes { // else its code is as it was written: an older one does no less
+		return nil, fmt.Errorf("its supervisor is older than the platform and cannot prepare code in mode %s: use code.mode plain, or upgrade what its cluster starts: %w", l.Recipe.Mode, mlaas.ErrInvalid)
+	}
+	s := &mlaas.Start{Bundle: l.Bundle, Recipe: l.Recipe, Environment: l.Environment, Data: l.Data, Resume: l.Resume, ResumeStep: l.ResumeStep,
 		Program: *program, Grace: l.Grace, Timeout: l.Timeout}
 	if s.Environment.Lock == "" && s.Environment.Image == "" {
 		lock, _, err := store.Locks(m.b.DB).Get(ctx, l.Tenant, string(s.Environment.Spec()))

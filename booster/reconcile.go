@@ -80,42 +80,62 @@ func (b *Booster) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	runs, alive := map[runKey]wish{}, map[mlaas.Fence]bool{}
+	g, within := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, f := range live {
-		if f.Value.Cluster == b.Cluster {
-			g.Go(func() error {
-				n, ok := there[f.Value.Fence]
-				return b.mend(ctx, f.Value, n, ok)
-			})
+		r := f.Value
+		if alive[r.Fence] = true; r.Cluster != b.Cluster {
+			continue
 		}
+		key := runKey{r.Tenant, r.Run}
+		w, ok := runs[key]
+		if !ok {
+			if w, err = b.wish(ctx, key); err != nil {
+				break
+			}
+			runs[key] = w
+		}
+		g.Go(func() error {
+			n, ok := there[r.Fence]
+			return b.mend(within, r, w, n, ok)
+		})
 	}
 	for f, n := range there {
-		if n.Status != mlaas.ReplicaStopped {
-			g.Go(func() error { return b.clear(ctx, f) })
+		if n.Status != mlaas.ReplicaStopped && !alive[f] && err == nil {
+			g.Go(func() error { return b.clear(within, f) })
 		}
 	}
-	return g.Wait()
+	return errors.Join(err, g.Wait())
+}
+
+// A wish is what is wanted of a run.
+type wish struct {
+	run   mlaas.Run
+	state mlaas.RunState
+	gone  bool // it was removed
+}
+
+func (b *Booster) wish(ctx context.Context, of runKey) (w wish, err error) {
+	w.state, _, err = store.RunStates(b.DB).Get(ctx, of.Tenant, string(of.RunID))
+	if err == nil {
+		w.run, _, err = store.Runs(b.DB).Get(ctx, of.Tenant, string(of.RunID))
+	}
+	if w.gone = errors.Is(err, mlaas.ErrNotFound); w.gone {
+		err = nil
+	}
+	return w, err
 }
 
 // mend brings one live record and what is there together.
-func (b *Booster) mend(ctx context.Context, r mlaas.Replica, n News, there bool) error {
-	state, _, err := store.RunStates(b.DB).Get(ctx, r.Tenant, string(r.Run))
-	gone := errors.Is(err, mlaas.ErrNotFound)
-	if err != nil && !gone {
-		return err
-	}
-	run, _, err := store.Runs(b.DB).Get(ctx, r.Tenant, string(r.Run))
-	gone = gone || errors.Is(err, mlaas.ErrNotFound)
-	if err != nil && !gone {
-		return err
-	}
+func (b *Booster) mend(ctx context.Context, r mlaas.Replica, w wish, n News, there bool) error {
+	run, state := w.run, w.state
 	grace := run.Spec.Execution.Grace.Duration()
 	if grace == 0 {
 		grace = 10 * time.Second
 	}
 	switch {
-	case gone || state.Epoch > r.Epoch || state.State.Final():
+	case w.gone || state.Epoch > r.Epoch || state.State.Final():
 		return b.end(ctx, r, "its attempt is over")
 	case r.Status == mlaas.ReplicaStopping && b.inform.seen(r.Fence, r.Status) > grace+patience+delivery:
 		return b.end(ctx, r, r.Reason)
@@ -152,7 +172,7 @@ func (b *Booster) clear(ctx context.Context, f mlaas.Fence) error {
 		}
 	}
 	b.Log.Info("end what has no right to be there", "run", f.Run, "replica", f.Replica, "epoch", f.Epoch)
-	err = b.place.stop(ctx, f)
+	err = b.stop(ctx, f)
 	if err == nil {
 		b.inform.forget(f)
 	}

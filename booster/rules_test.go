@@ -267,7 +267,7 @@ func TestContainerLogIsKept(t *testing.T) {
 		}
 		h.hello(fence(r, 1, "worker-1"), mlaas.ReplicaReady)
 		for _, name := range []string{"worker-0", "worker-1"} {
-			text, err := h.boost.Monitor().Log(h.ctx, fence(r, 1, name))
+			text, _, err := h.boost.Monitor().Log(h.ctx, fence(r, 1, name))
 			if want := "supervisor of run1-1-" + name + "-1\n"; err != nil || text != want {
 				t.Errorf("the log of %s is %q, %v; want %q", name, text, err, want)
 			}

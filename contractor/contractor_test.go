@@ -213,7 +213,7 @@ func TestStartRefused(t *testing.T) {
 		happens    func(h *house, id mlaas.RunID)
 		reason     string
 	}{
-		{"a mode that is not built", `{"code": {"mode": "guiding"}}`, nil, "code.mode guiding is not available in this version, use plain or nonintrusive"},
+		{"guiding mode of a framework that has none", `{"code": {"mode": "guiding"}}`, nil, "environment.framework is \"python\", want one that guiding mode is for: jax, keras, pytorch, tensorflow"},
 		{"a dataset that is not there", `{"data": [{"name": "d", "source": "dataset:mnist@3"}]}`, func(h *house, id mlaas.RunID) {
 			h.set(id, "worker-0", mlaas.ReplicaReady)
 		}, "data d: there is no mnist@3, see mlaas data ls"},

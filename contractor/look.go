@@ -274,6 +274,9 @@ func (l *look) fault() (sight, bool) {
 		}
 		return s, true
 	}
+	if why := l.disagree(); why != "" {
+		return sight{event: jobengine.StartRefused, why: why}, true
+	}
 	switch l.state.State {
 	case mlaas.Starting:
 		if name, r, waiting := l.unready(); waiting && l.now.Sub(l.began()) >= readyLimit {
@@ -285,6 +288,24 @@ func (l *look) fault() (sight, bool) {
 		}
 	}
 	return sight{}, false
+}
+
+// disagree says which replicas run different code; empty: none do. The same
+// recipe gives the same code everywhere, unless their Pythons read it otherwise.
+func (l *look) disagree() string {
+	var first mlaas.Replica
+	for _, name := range l.names() {
+		r, ok := l.replica(name)
+		switch {
+		case !ok || r.Prepared == nil:
+		case first.Prepared == nil:
+			first = r
+		case r.Prepared.Digest != first.Prepared.Digest:
+			return fmt.Sprintf("%s and %s would run different code: prepared by Python %s it is %s, by Python %s it is %s; state environment.python, or use code.mode plain",
+				first.Fence.Replica, name, first.Prepared.Python, first.Prepared.Digest, r.Prepared.Python, r.Prepared.Digest)
+		}
+	}
+	return ""
 }
 
 // lost is the end of an attempt by nobody's program.

@@ -54,8 +54,12 @@ func newEcho(t *testing.T) *echo {
 	return e
 }
 
-func (e *echo) Log(context.Context, string, mlaas.Fence) (string, error) {
-	return "", mlaas.ErrNotFound
+func (e *echo) Log(context.Context, string, mlaas.Fence) (string, int64, error) {
+	return "", 0, mlaas.ErrNotFound
+}
+
+func (e *echo) FollowLog(context.Context, string, mlaas.Fence, int64) (io.ReadCloser, error) {
+	return nil, mlaas.ErrNotFound
 }
 
 func (e *echo) Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaas.Open, by string) (*stream.Stream, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/compose"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -53,6 +54,11 @@ func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
 	}
 	if err := checkLabels(spec.Labels); err != nil {
 		return err
+	}
+	if spec.Code.Mode == "composed" {
+		if err := compose.Check(*spec).Err(); err != nil {
+			return err
+		}
 	}
 	if e := spec.Environment; e.Image == "" && len(m.Catalogue) > 0 && !slices.ContainsFunc(m.Catalogue, func(f Framework) bool { return f.Name == e.Framework }) {
 		var names []string

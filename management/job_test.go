@@ -30,7 +30,7 @@ func TestCreateJob(t *testing.T) {
 	a.do("GET", "/api/job/mnist", nil).want(200).is("id", id).is("status.state", "created").is("revision", 1)
 	a.do("POST", "/api/job", `{"name": "mnist"}`).refuses(409, "conflict", "", "a job named mnist is there already")
 
-	a.do("POST", "/api/job", `{"name": "defaults"}`).want(201).is("environment.framework", "python").is("roles.worker.replicas.max", 1).is("code.mode", "plain").
+	a.do("POST", "/api/job", `{"name": "defaults"}`).want(201).is("environment.framework", "python").is("roles.worker.replicas.max", 1).is("code.mode", "nonintrusive").
 		is("execution.parameters", map[string]any{}).is("environment.packages", []any{})
 	a.do("POST", "/api/job", `{"name": "many", "roles": {"worker": {"replicas": 4, "gpu": {"count": 1, "kind": "h200"}}}}`).want(201).
 		is("roles.worker.replicas.min", 1).is("roles.worker.replicas.max", 4).is("roles.worker.gpu.kind", "h200")
@@ -154,23 +154,6 @@ func TestNothingIsMissing(t *testing.T) {
 		for _, q := range []string{"?limit=-1", "?limit=x", "?page_token=abc", "?page_token=%00"} {
 			a.do("GET", path+q, nil).want(422)
 		}
-	}
-}
-
-// Every way of making code trackable may be written down; only what is there
-// can be run.
-func TestModes(t *testing.T) {
-	a := start(t)
-	for _, mode := range mlaas.Modes {
-		a.do("POST", "/api/job", fmt.Sprintf(`{"name": "m-%s", "code": {"mode": "%[1]s", "composed": {"hidden_layers": [500]}}}`, mode)).want(201)
-		a.do("GET", "/api/job/m-"+mode, nil).want(200).is("code.mode", mode).is("code.composed.hidden_layers", []any{500})
-		a.do("POST", "/api/job/m-"+mode+"/code", `{"files": {"main.py": "print(1)"}}`).want(201)
-		r := a.do("POST", "/api/job/m-"+mode+"/run", nil)
-		if mode == "plain" || mode == "nonintrusive" {
-			r.want(202)
-			continue
-		}
-		r.refuses(422, "invalid", "code.mode", "arrive with the code engine")
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
-	"strings"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -107,6 +105,9 @@ type lines struct {
 	newest  int    // attempt
 	want    LogRange
 	shown   func(series.Line) any
+
+	containers map[attemptOf]*container // that are followed
+	words      chan word                // of these
 }
 
 func (l *lines) number(s series.Line) int64 {
@@ -129,7 +130,9 @@ func (l *lines) takes(s series.Line) bool {
 }
 
 func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
-	ctx := r.Context()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	l.containers, l.words = map[attemptOf]*container{}, make(chan word)
 	if r.Method == http.MethodHead {
 		l.want.Follow = false // there is nothing to follow
 	}
@@ -180,7 +183,7 @@ func (l *lines) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !done {
-		if err := l.containers(ctx, out, q); err != nil {
+		if err := l.look(ctx, out, q); err != nil {
 			return err
 		}
 	}
@@ -231,47 +234,6 @@ func (m *Management) moment(field, text string) (time.Time, error) {
 	return time.Time{}, mlaas.Invalid(field, "a time such as 2026-01-02T03:04:05Z, or how long ago, such as 10m", clip(text, 100))
 }
 
-// containers writes what executors keep of replicas whose supervisors have
-// never delivered a line in their attempt: it is all that there is of them.
-func (l *lines) containers(ctx context.Context, out *lineWriter, q series.LineQuery) error {
-	if l.m.Inside == nil || l.want.From > 1 || !q.Since.IsZero() || !q.Until.IsZero() {
-		return nil // a part is wanted, and these have no numbers and no times
-	}
-	all, err := l.m.replicasOf(ctx, l.run.Tenant, l.run.ID)
-	if err != nil {
-		return err
-	}
-	for _, a := range all {
-		if a.Ready != nil || a.Epoch == 0 || l.replica != "" && a.Fence.Replica != l.replica {
-			continue
-		}
-		seen := series.Line{Attempt: a.Epoch, Replica: a.Fence.Replica}
-		if !l.takes(seen) {
-			continue
-		}
-		last, err := l.m.Series.Lines(ctx, series.LineQuery{Tenant: l.run.Tenant, Run: l.run.ID, Replica: a.Fence.Replica, Last: 1})
-		if err != nil || len(last) > 0 && last[0].Attempt == a.Epoch {
-			continue // it is kept among the others by now
-		}
-		text, err := l.m.Inside.Log(ctx, a.Cluster, a.Fence)
-		if err != nil {
-			continue // its container is not there yet, or no more
-		}
-		found := strings.Split(strings.TrimRight(text, "\n"), "\n")
-		found = slices.DeleteFunc(found, func(t string) bool { return t == "" || q.Grep != nil && !q.Grep.MatchString(t) })
-		if tail := max(l.want.Tail, l.want.Last); tail > 0 {
-			found = found[max(0, len(found)-tail):]
-		}
-		for _, t := range found {
-			seen.LogLine = mlaas.LogLine{Stream: mlaas.ContainerStream, Text: t}
-			if err := out.write(l.shown(seen)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // turn writes what there is now and waits for more. While nobody can say what
 // there is, because who has it is being replaced, a follower waits too: q
 // stands where they are.
@@ -289,8 +251,10 @@ func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, 
 	retry := lull.after(err)
 	if l.want.Follow && retry != nil {
 		done, err = false, nil
-	} else {
-		done = done || *over
+	} else if done = done || *over; done {
+		for _, c := range l.containers {
+			err = errors.Join(err, l.finish(ctx, out, *q, c))
+		}
 	}
 	if err == nil {
 		err = out.flush()
@@ -303,10 +267,13 @@ func (l *lines) turn(ctx context.Context, out *lineWriter, q *series.LineQuery, 
 	case <-leave:
 		return false, nil
 	case <-changed:
-	case <-moved:
+	case <-moved: // perhaps a container began, or its supervisor speaks
+		err = l.look(ctx, out, *q)
+	case w := <-l.words:
+		err = l.hear(out, *q, w)
 	case <-retry:
 	}
-	return ctx.Err() == nil, nil // who followed may have gone
+	return ctx.Err() == nil, err // who followed may have gone
 }
 
 // A lull is how long what runs have said cannot be reached.
@@ -398,6 +365,12 @@ func (l *lines) pass(ctx context.Context, out *lineWriter, q *series.LineQuery, 
 		for _, s := range found {
 			q.From = l.number(s) + 1
 			if !l.takes(s) {
+				continue
+			}
+			if again, err := l.again(ctx, out, *q, s); err != nil || again {
+				if err != nil {
+					return false, err
+				}
 				continue
 			}
 			if err := out.write(l.shown(s)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"strings"
@@ -325,12 +326,37 @@ func TestLogBounds(t *testing.T) {
 // insides are containers whose logs an executor keeps.
 type insides map[string]string
 
-func (x insides) Log(_ context.Context, _ string, f mlaas.Fence) (string, error) {
+func (x insides) Log(_ context.Context, _ string, f mlaas.Fence) (string, int64, error) {
 	text, ok := x[f.Replica]
 	if !ok {
-		return "", mlaas.ErrNotFound
+		return "", 0, mlaas.ErrNotFound
 	}
-	return text, nil
+	return text, int64(len(text)), nil
+}
+
+func (x insides) FollowLog(_ context.Context, _ string, f mlaas.Fence, after int64) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(x[f.Replica][after:])), nil
+}
+
+// A living container is one whose log grows.
+type living struct {
+	insides
+	text string // what there was
+	more *io.PipeReader
+}
+
+func (x living) Log(_ context.Context, _ string, f mlaas.Fence) (string, int64, error) {
+	if f.Replica != "worker-0" {
+		return "", 0, mlaas.ErrNotFound
+	}
+	return x.text, int64(len(x.text)), nil
+}
+
+func (x living) FollowLog(_ context.Context, _ string, _ mlaas.Fence, after int64) (io.ReadCloser, error) {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(strings.NewReader(x.text[after:]), x.more), x.more}, nil
 }
 
 func (x insides) Open(context.Context, string, mlaas.Fence, mlaas.Open, string) (*stream.Stream, error) {
@@ -371,5 +397,37 @@ func TestContainerLog(t *testing.T) {
 	a.says(run, "worker-1", 1, 2, "two")
 	if s := f.next("line"); s != "two" {
 		t.Errorf("%q follows", s)
+	}
+}
+
+// While a container lives whose supervisor never delivered a word, its log is
+// followed: a line comes when it is written, and not again when the container
+// has ended and its log is kept.
+func TestContainerLogGrows(t *testing.T) {
+	a, run := running(t)
+	more, write := io.Pipe()
+	a.Management.Inside = living{text: "first\nsec", more: more}
+	a.replica(run, "worker-0", mlaas.ReplicaPending, nil)
+	f := a.follow("/api/run/" + run + "/log?follow=true")
+	if s := f.next("seq", "stream", "line"); s != "0 container first" {
+		t.Fatalf("at first comes %q", s)
+	}
+	for _, text := range []string{"ond\n", "third\n"} {
+		if _, err := io.WriteString(write, text); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"ond\n": "second", "third\n": "third"}[text]
+		if s := f.next("seq", "stream", "line"); s != "0 container "+want {
+			t.Errorf("then comes %q, want %s", s, want)
+		}
+	}
+	write.Close()
+	frame := mlaas.Frame{Stream: mlaas.LogStream, First: 1}
+	for _, text := range []string{"first", "second", "third", "and one that nobody saw"} {
+		frame.Lines = append(frame.Lines, mlaas.LogLine{Stream: mlaas.ContainerStream, Text: text})
+	}
+	a.appends(series.Batch{Fence: mlaas.Fence{Tenant: mlaas.DefaultTenant, Run: mlaas.RunID(run), Epoch: 1, Replica: "worker-0"}, Frame: frame})
+	if s := f.next("seq", "stream", "line"); s != "4 container and one that nobody saw" {
+		t.Errorf("when it is kept comes %q", s)
 	}
 }

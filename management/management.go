@@ -12,6 +12,7 @@ package management
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,6 +53,10 @@ type Management struct {
 	// Info says what only the machine knows, for GET /api/status; nil: nothing.
 	Info func(context.Context) (Info, error)
 
+	// Prepare says what would become of the code of a run, by a Python of this
+	// machine; nil: there is none.
+	Prepare func(context.Context, mlaas.Run) (mlaas.Preparation, error)
+
 	Health *health.Prober // answers /readyz; nil: ready as long as it does not drain
 
 	Now func() time.Time // nil: time.Now
@@ -66,6 +71,7 @@ type Management struct {
 	hub       hub
 	streams   streams
 	crowds    crowds
+	turns     turns
 	documents documents
 }
 
@@ -77,8 +83,12 @@ type Inside interface {
 	Open(ctx context.Context, cluster string, f mlaas.Fence, ask mlaas.Open, by string) (*stream.Stream, error)
 
 	// Log is what the executor itself keeps of a replica's container, or the end
-	// of it.
-	Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error)
+	// of it; size is how many bytes all of it has.
+	Log(ctx context.Context, cluster string, f mlaas.Fence) (text string, size int64, err error)
+
+	// FollowLog is what is added to that from the byte number after on, until the
+	// container or ctx ends. Who calls it closes it.
+	FollowLog(ctx context.Context, cluster string, f mlaas.Fence, after int64) (io.ReadCloser, error)
 }
 
 // Info is what management cannot find out by itself.

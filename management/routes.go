@@ -20,6 +20,7 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/code", "listVersions", "List the versions of a job's code, newest first", auth.Member, reads(200, m.listVersions)},
 		{"POST /api/job/{id}/code", "pushCode", "Make a version: of JSON, a zip or a tar.gz. Equal code is the version that is there, with 200", auth.Member, writes(m, 201, m.pushCode).or(200)},
 		{"GET /api/job/{id}/code/{versionId}", "getVersion", "Read a version, with ?content=true its files, with ?format=zip as an archive", auth.Member, raw(200, "application/json", m.getVersion).gives(new(VersionView)).as("application/zip", "application/gzip")},
+		{"GET /api/job/{id}/code/{versionId}/prepared", "getPrepared", "Read what a run would start: each file that is not as it was written, as a unified diff; with ?format=diff that alone", auth.Member, raw(200, "application/json", m.getPrepared).gives(new(PreparedView)).as("text/x-diff")},
 		{"PUT /api/job/{id}/code/{versionId}", "putVersion", "With code: make a new version. With labels alone: replace those of this one", auth.Member, writes(m, 200, m.putVersion).or(201)},
 		{"POST /api/job/{id}/run", "startRun", "Run a job", auth.Member, writes(m, 202, m.startRun).takes(new(RunAsk))},
 		{"POST /api/job/{id}/stop", "stopJob", "Stop the live runs of a job, or one of them", auth.Member, writes(m, 202, m.stopJob)},
@@ -31,12 +32,18 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/node/{nodeId}/event", "listReplicaEvents", "List what happened to a replica, oldest first", auth.Member, reads(200, m.nodeEvents)},
 		{"GET /api/job/{id}/node/{nodeId}/resource", "getReplicaResources", "Read what a replica needs, may take and has used", auth.Member, reads(200, m.nodeResources)},
 		{"GET /api/job/{id}/node/{nodeId}/shell", "openShell", "Open a shell in a running replica, or run a command there, over a WebSocket: docs/reference/stream.md", auth.Member, raw(101, octets, m.shell)},
+		{"GET /api/job/{id}/node/{nodeId}/stack", "getStack", "Read what every thread of a running replica's Python processes does now, also of one that hangs", auth.Member, reads(200, m.nodeStack)},
+		{"POST /api/job/{id}/node/{nodeId}/debugger", "openDebugger", "Have a running replica's program let a debugger in (debugpy, which its environment must have), and say at which port of it", auth.Member, reads(200, m.nodeDebugger)},
 		{"GET /api/job/{id}/node/{nodeId}/port/{port}", "openPort", "Connect to a port of a running replica, over a WebSocket", auth.Member, raw(101, octets, m.port)},
 
 		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},
 		{"GET /api/job/{id}/code/{versionId}/file/{path...}", "getFile", "Read one file of a version as it is", auth.Member, raw(200, octets, m.getFile)},
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
 		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
+
+		{"POST /api/job/{id}/eject", "ejectJob", "Make a composed job an ordinary one: its program becomes its code, to be changed", auth.Member, writes(m, 200, m.ejectJob)},
+		{"POST /api/compose", "compose", "Say what the composed network of a job comes to: shapes, parameters, what is wrong, its program. Nothing is kept", auth.Member, reads(200, m.composeJob)},
+		{"GET /api/template", "listTemplates", "List the templates of guiding mode, with their files", auth.Member, reads(200, m.listTemplates)},
 
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
 		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},

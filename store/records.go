@@ -14,7 +14,7 @@ import (
 // Jobs are written by management. ID: JobID. Index: "deleted" where deleted,
 // else "live".
 func Jobs(db Driver) Records[mlaas.Job] {
-	return Records[mlaas.Job]{DB: db, Kind: "job",
+	return Records[mlaas.Job]{DB: db, Kind: "job", Mend: legible,
 		Key: func(j mlaas.Job) (mlaas.Tenant, string) { return j.Tenant, string(j.ID) },
 		Index: func(j mlaas.Job) []string {
 			if j.Deleted != nil {
@@ -54,7 +54,7 @@ func VersionKey(job mlaas.JobID, number int) string { return fmt.Sprintf("%s/%08
 
 // Runs are written by management. ID: RunID. Index: "job=JOB", "number=JOB/7".
 func Runs(db Driver) Records[mlaas.Run] {
-	return Records[mlaas.Run]{DB: db, Kind: "run",
+	return Records[mlaas.Run]{DB: db, Kind: "run", Mend: legibleRun,
 		Key: func(r mlaas.Run) (mlaas.Tenant, string) { return r.Tenant, string(r.ID) },
 		Index: func(r mlaas.Run) []string {
 			return []string{"job=" + string(r.Job), fmt.Sprintf("number=%s/%d", r.Job, r.Number)}

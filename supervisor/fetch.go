@@ -143,13 +143,13 @@ func (s *Supervisor) roomily(ctx context.Context, do func() error) error {
 }
 
 // fetchFolder puts the files of the tree d into the folder dir, which is there
-// and empty.
-func (s *Supervisor) fetchFolder(ctx context.Context, d mlaas.Digest, dir string, writable bool) error {
+// and empty, and returns the tree.
+func (s *Supervisor) fetchFolder(ctx context.Context, d mlaas.Digest, dir string, writable bool) (mlaas.Tree, error) {
 	t, err := s.tree(ctx, d)
 	if err != nil {
-		return err
+		return t, err
 	}
-	return s.roomily(ctx, func() error {
+	return t, s.roomily(ctx, func() error {
 		err := s.fetchTree(ctx, t, dir, writable)
 		if noRoom(err) { // what came of it is taken away again, for the next try
 			entries, e := os.ReadDir(dir)

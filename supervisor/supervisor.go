@@ -77,6 +77,7 @@ type Supervisor struct {
 // A Runtime is a prepared environment.
 type Runtime struct {
 	Python    string            // absolute path of the interpreter; empty: there is none
+	Library   string            // the folder that holds the Python package mlaas; empty: there is none
 	Variables map[string]string // of the program
 	Site      string            // goes first on PYTHONPATH, before what the user has there; empty: nothing does
 	Lock      *mlaas.Locked     // set where the environment was resolved just now
@@ -336,7 +337,7 @@ func (s *Supervisor) end(p mlaas.Phase) {
 	p.Usage = s.measure()
 	s.persist()
 	s.mu.Lock()
-	p.Data = s.phase.Data
+	p.Data, p.Prepared = s.phase.Data, s.phase.Prepared
 	s.mu.Unlock()
 	if err := WriteFile(filepath.Join(s.Folder, CompletionFile), p); err != nil {
 		s.Log.Warn("how the program ended could not be written down", "error", err)

@@ -94,7 +94,7 @@ func (s *Supervisor) talk(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.D
 	if t.phase = version; !whole {
 		t.phase--
 	}
-	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: s.Fence, Node: s.Node, Address: s.Address, Ports: s.numbers, Phase: p, Opens: true}
+	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: s.Fence, Node: s.Node, Address: s.Address, Ports: s.numbers, Phase: p, Opens: true, Recipes: mlaas.RecipeVersion}
 	if err := line.Send(ctx, mlaas.Up{Hello: hello}); err != nil {
 		return err
 	}

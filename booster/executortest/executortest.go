@@ -6,6 +6,7 @@
 package executortest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -655,21 +656,51 @@ func logs(p *place) {
 	e := p.Open(p.T)
 	w := p.watch(e)
 	f := p.fence("worker-0")
-	if _, err := e.Logs(p.ctx, f); !errors.Is(err, mlaas.ErrNotFound) {
-		p.Errorf("the log of what is not there: %v, want %v", err, mlaas.ErrNotFound)
+	for _, follow := range []bool{false, true} {
+		if _, err := e.Logs(p.ctx, f, follow); !errors.Is(err, mlaas.ErrNotFound) {
+			p.Errorf("the log of what is not there: %v, want %v", err, mlaas.ErrNotFound)
+		}
 	}
 	p.start(e, f)
 	w.status(f, mlaas.ReplicaReady)
+	// What follows has the first word while the supervisor runs, and ends with it.
+	live, err := e.Logs(p.ctx, f, true)
+	if err != nil {
+		p.Fatal(err)
+	}
+	defer live.Close()
+	reader := bufio.NewReader(live)
+	said := ""
+	for !strings.Contains(said, f.String()) {
+		line, err := reader.ReadString('\n')
+		if said += line; err != nil {
+			p.Fatalf("its log, followed, has %q and then ends with %v; want its fence in it", said, err)
+		}
+	}
 	p.End(p.T, f, 1)
 	w.final(f)
-	r, err := e.Logs(p.ctx, f)
+	rest, err := io.ReadAll(reader)
+	if err != nil {
+		p.Errorf("its log, followed, ends with %v", err)
+	}
+	r, err := e.Logs(p.ctx, f, false)
 	if err != nil {
 		p.Fatal(err)
 	}
 	defer r.Close()
 	text, err := io.ReadAll(r)
-	if err != nil || !strings.Contains(string(text), f.String()) {
-		p.Errorf("the supervisor wrote %q, %v; want its fence in it", text, err)
+	if err != nil || string(text) != said+string(rest) {
+		p.Errorf("the supervisor wrote %q, %v; followed, its log was %q", text, err, said+string(rest))
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.Wait)
+	defer cancel()
+	again, err := e.Logs(ctx, f, true)
+	if err != nil {
+		p.Fatal(err)
+	}
+	defer again.Close()
+	if text, err := io.ReadAll(again); err != nil || !strings.Contains(string(text), f.String()) {
+		p.Errorf("followed after its end, its log is %q, %v", text, err)
 	}
 }
 

@@ -361,7 +361,7 @@ func (f *feed) watch() *watcher {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(f.pods)) {
-		if p := f.pods[key]; p.news.Status != "" && !p.asked {
+		if p := f.pods[key]; p.news.Status != "" { // also what is being stopped: it is there until it is gone
 			w.add(p.news)
 		}
 	}

@@ -19,14 +19,14 @@ import (
 
 // Logs returns what the supervisor itself wrote, as the kubelet keeps it: of the
 // container, or, where that never began, of what should have brought it.
-func (e *Executor) Logs(ctx context.Context, f mlaas.Fence) (io.ReadCloser, error) {
+func (e *Executor) Logs(ctx context.Context, f mlaas.Fence, follow bool) (io.ReadCloser, error) {
 	if err := e.begin(); err != nil {
 		return nil, err
 	}
 	var err error
 	for _, c := range []string{containerName, "supervisor"} {
 		var r io.ReadCloser
-		r, err = e.api.Pods(e.shape.namespace(f.Tenant)).GetLogs(podName(f), &corev1.PodLogOptions{Container: c}).Stream(ctx)
+		r, err = e.api.Pods(e.shape.namespace(f.Tenant)).GetLogs(podName(f), &corev1.PodLogOptions{Container: c, Follow: follow}).Stream(ctx)
 		if err == nil {
 			return r, nil
 		}

@@ -7,8 +7,9 @@ type entrance struct {
 	Groups  []string `json:"groups"`  // control groups to join
 	Sandbox bool     `json:"sandbox"` // its own namespaces, root and user
 	User    int      `json:"user"`
-	Hide    string   `json:"hide"`    // of the platform: not to be seen, wherever it lies
-	Devices []string `json:"devices"` // besides the ordinary ones
+	Hide    string   `json:"hide"`              // of the platform: not to be seen, wherever it lies
+	Devices []string `json:"devices"`           // besides the ordinary ones
+	Offline bool     `json:"offline,omitempty"` // without any network
 }
 
 // exitEnter is the exit code of `enter` where it could not start the program;

@@ -167,11 +167,15 @@ func (in *entrance) parent(args []string, wrong *os.File, record string) (int, e
 	argv := append([]string{os.Args[0], "enter", stageInit}, args...)
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
+	apart := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC)
+	if in.Offline {
+		apart |= unix.CLONE_NEWNET
+	}
 	p, err := os.StartProcess("/proc/self/exe", argv, &os.ProcAttr{
 		Dir: in.Folder, Env: os.Environ(),
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, wrong, told},
 		Sys: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
+			Cloneflags: apart,
 			Setsid:     true, Pdeathsig: syscall.SIGKILL,
 		},
 	})
@@ -542,6 +546,9 @@ func (in *entrance) join(args, command []string, wrong *os.File) (int, error) {
 	if err != nil {
 		if err := in.groups(); err != nil {
 			return 0, err
+		}
+		if !in.Sandbox {
+			return 0, in.exec(command)
 		}
 		return in.parent(args, wrong, "")
 	}

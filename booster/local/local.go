@@ -289,7 +289,7 @@ func (e *Executor) publish(r *replica, status mlaas.ReplicaStatus, reason string
 }
 
 // Logs returns what the supervisor itself wrote.
-func (e *Executor) Logs(_ context.Context, f mlaas.Fence) (io.ReadCloser, error) {
+func (e *Executor) Logs(ctx context.Context, f mlaas.Fence, follow bool) (io.ReadCloser, error) {
 	if err := e.begin(); err != nil {
 		return nil, err
 	}
@@ -297,7 +297,48 @@ func (e *Executor) Logs(_ context.Context, f mlaas.Fence) (io.ReadCloser, error)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replica %s: %w", f, mlaas.ErrNotFound)
 	}
-	return file, err
+	if err != nil || !follow {
+		return file, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.replicas[f]; r != nil && !r.final() {
+		return &growing{file, ctx, r.gone}, nil
+	}
+	return file, nil
+}
+
+// growEvery is how often a file is looked at that grows: it tells nobody.
+const growEvery = 100 * time.Millisecond
+
+// A growing file is read until nothing is added to it any more.
+type growing struct {
+	*os.File
+	ctx  context.Context
+	over <-chan struct{}
+}
+
+func (g *growing) Read(p []byte) (int, error) {
+	for {
+		over := false
+		select {
+		case <-g.over:
+			over = true
+		default:
+		}
+		if n, err := g.File.Read(p); n > 0 || over || !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		timer := time.NewTimer(growEvery)
+		select {
+		case <-timer.C:
+		case <-g.over:
+		case <-g.ctx.Done():
+			timer.Stop()
+			return 0, context.Cause(g.ctx)
+		}
+		timer.Stop()
+	}
 }
 
 // Exec runs a command inside a running replica, as its program's user.

@@ -249,15 +249,18 @@ func (a *Agent) inside(gateway string) http.Handler {
 	})
 	handle("/watch", watch)
 	handle("/logs", func(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
-		var f mlaas.Fence
-		if err := read(r, &f); err != nil {
+		var a reading
+		if err := read(r, &a); err != nil {
 			return err
 		}
-		text, err := e.Logs(r.Context(), f)
+		text, err := e.Logs(r.Context(), a.Fence, a.Follow)
 		if err != nil {
 			return err
 		}
 		defer text.Close()
+		if err := http.NewResponseController(w).Flush(); err != nil { // it may be long until there is a word
+			return err
+		}
 		if _, err := io.Copy(&flushing{ResponseWriter: w}, text); err != nil {
 			panic(http.ErrAbortHandler) // who reads is told that it is not whole
 		}

@@ -354,12 +354,12 @@ func (e *Executor) Watch(ctx context.Context, out chan<- booster.News) error {
 }
 
 // Logs returns what a supervisor itself wrote.
-func (e *Executor) Logs(ctx context.Context, f mlaas.Fence) (io.ReadCloser, error) {
+func (e *Executor) Logs(ctx context.Context, f mlaas.Fence, follow bool) (io.ReadCloser, error) {
 	c, _, err := e.who()
 	if err != nil {
 		return nil, err
 	}
-	answer, err := e.send(ctx, c, "/logs", f)
+	answer, err := e.send(ctx, c, "/logs", reading{f, follow})
 	if err != nil {
 		return nil, err
 	}

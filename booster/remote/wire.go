@@ -115,6 +115,13 @@ type asking struct {
 	Command []string    `json:"command"`
 }
 
+// A reading is which log is wanted. A side that does not know of follow tells
+// what there is.
+type reading struct {
+	mlaas.Fence
+	Follow bool `json:"follow,omitempty"`
+}
+
 func encode(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {

@@ -29,6 +29,7 @@ type actor struct {
 	never   bool // stopped before there was power
 	kill    context.CancelCauseFunc
 	gone    chan struct{} // closed when it is dead
+	spoke   chan struct{} // closed when its supervisor has written its log
 	log     strings.Builder
 	told    []mlaas.Down
 	refused []error
@@ -117,6 +118,7 @@ func (a *actor) live(ctx context.Context) error {
 	}
 	a.e.mu.Lock()
 	fmt.Fprintf(&a.log, "supervisor of %s\n", a.spec.Fence)
+	close(a.spoke)
 	a.e.mu.Unlock()
 	a.outside(mlaas.ReplicaReady, "its supervisor runs")
 	g, ctx := errgroup.WithContext(ctx)

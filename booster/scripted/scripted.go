@@ -239,7 +239,7 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 	if slices.Contains(s.Exclude, e.Node) {
 		return mlaas.Invalid("exclude", "another node than the only one here", e.Node)
 	}
-	a := &actor{e: e, spec: s, part: part, gone: make(chan struct{}), wake: make(chan struct{}, 1), orders: make(chan struct{})}
+	a := &actor{e: e, spec: s, part: part, gone: make(chan struct{}), spoke: make(chan struct{}), wake: make(chan struct{}, 1), orders: make(chan struct{})}
 	e.actors[s.Fence] = a
 	e.tell(a, mlaas.ReplicaCreating, "it is being made", nil, false)
 	e.raise(a)
@@ -283,7 +283,7 @@ func (e *Executor) Stop(ctx context.Context, f mlaas.Fence) error {
 }
 
 // Logs returns what the supervisor of f wrote.
-func (e *Executor) Logs(_ context.Context, f mlaas.Fence) (io.ReadCloser, error) {
+func (e *Executor) Logs(ctx context.Context, f mlaas.Fence, follow bool) (io.ReadCloser, error) {
 	e.init()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -291,7 +291,44 @@ func (e *Executor) Logs(_ context.Context, f mlaas.Fence) (io.ReadCloser, error)
 	if a == nil {
 		return nil, fmt.Errorf("replica %s: %w", f, mlaas.ErrNotFound)
 	}
+	if follow {
+		return io.NopCloser(&following{ctx: ctx, a: a}), nil
+	}
 	return io.NopCloser(strings.NewReader(a.log.String())), nil
+}
+
+// following reads the log of an actor until that is gone.
+type following struct {
+	ctx context.Context
+	a   *actor
+	at  int
+}
+
+func (r *following) Read(p []byte) (int, error) {
+	for over := false; ; {
+		r.a.e.mu.Lock()
+		text := r.a.log.String()[r.at:]
+		r.a.e.mu.Unlock()
+		if text != "" {
+			n := copy(p, text)
+			r.at += n
+			return n, nil
+		}
+		if over {
+			return 0, io.EOF
+		}
+		more := r.a.spoke
+		if r.at > 0 {
+			more = nil // it says one thing
+		}
+		select {
+		case <-more:
+		case <-r.a.gone:
+			over = true
+		case <-r.ctx.Done():
+			return 0, context.Cause(r.ctx)
+		}
+	}
 }
 
 // Exec plays a command in a running replica.

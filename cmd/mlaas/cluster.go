@@ -108,6 +108,9 @@ func portrait(k client.Cluster) string {
 		line("wanted", "what runs there goes on, nothing new begins; mlaas cluster resume %s ends that", k.Name)
 	case mlaas.ClusterGone:
 		line("wanted", "it goes: what runs there moves elsewhere, then it is forgotten")
+		for _, l := range k.Left {
+			line("left", "%s", l)
+		}
 	}
 	if !k.Current() {
 		line("changed", "%s; what is said here is of before", ago(time.Now(), *k.Changed))
@@ -418,7 +421,11 @@ func (c *cli) clusterRemove() *cobra.Command {
 	var wait time.Duration
 	remove := &cobra.Command{Use: "remove NAME...", Aliases: []string{"rm"}, Short: "Remove clusters; what runs there moves elsewhere", Args: some("one name or more", "mlaas cluster ls"),
 		Long: `Removes clusters. What runs there is asked to save its work and goes on elsewhere
-from its last checkpoint; then the cluster is forgotten. Its logs stay.`,
+from its last checkpoint; then the cluster is forgotten. Its logs stay.
+
+With --wait it returns once nothing of the platform's is left there, or says what
+is and ends with exit code 124. A cluster that does not answer is forgotten once
+its replicas are given up.`,
 		Example: "  mlaas cluster remove lab\n  mlaas cluster remove lab --wait 5m",
 		RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
 			for _, name := range args {
@@ -426,16 +433,28 @@ from its last checkpoint; then the cluster is forgotten. Its logs stay.`,
 					return err
 				}
 			}
+			late := false
 			for _, name := range args {
-				gone, err := awaitGone(ctx, cl, name, wait)
+				k, gone, err := awaitGone(ctx, cl, name, wait)
 				switch {
 				case err != nil:
 					return err
+				case gone && k.Name != "" && !k.Up:
+					c.say("%s %s is gone; it did not answer, so what ran there may be there still: %s", c.paint(yellow, "!"), name, dash(k.Reason))
 				case gone:
 					c.done("%s is gone", name)
+				case wait > 0:
+					late = true
+					c.say("%s %s still goes after %s", c.paint(yellow, "!"), name, wait)
+					for _, l := range k.Left {
+						c.say("  %s", l)
+					}
 				default:
 					c.done("%s goes; what runs there moves elsewhere", name)
 				}
+			}
+			if late {
+				return exit(exitTimeout)
 			}
 			return nil
 		})}
@@ -443,24 +462,26 @@ from its last checkpoint; then the cluster is forgotten. Its logs stay.`,
 	return remove
 }
 
-func awaitGone(ctx context.Context, cl *client.Client, name string, wait time.Duration) (gone bool, err error) {
+// awaitGone waits until a cluster is gone, and returns how it was last.
+func awaitGone(ctx context.Context, cl *client.Client, name string, wait time.Duration) (last client.Cluster, gone bool, err error) {
 	until := time.NewTimer(wait)
 	defer until.Stop()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := cl.Cluster(ctx, name)
+		k, err := cl.Cluster(ctx, name)
 		if errors.Is(err, mlaas.ErrNotFound) {
-			return true, nil
+			return last, true, nil
 		}
 		if err != nil || wait == 0 {
-			return false, err
+			return k, false, err
 		}
+		last = k
 		select {
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return last, false, ctx.Err()
 		case <-until.C:
-			return false, nil
+			return last, false, nil
 		case <-tick.C:
 		}
 	}

@@ -17,10 +17,11 @@ import (
 )
 
 func (c *cli) codeCommand() *cobra.Command {
-	code := &cobra.Command{Use: "code", Short: "A job's code: push, pull, versions, diff",
+	code := &cobra.Command{Use: "code", Short: "A job's code: push, pull, versions, diff, preview, compose, eject",
 		Example: `  mlaas code push mnist ./mnist      a new version, or the one that is equal
   mlaas code pull mnist v3 ./old     its files into a folder
-  mlaas code diff mnist v3 v7        what changed between two`}
+  mlaas code diff mnist v3 v7        what changed between two
+  mlaas code preview mnist           what a run would start`}
 	code.AddCommand(
 		&cobra.Command{Use: "push JOB FILE|DIR", Short: "Send code as a new version", Args: cobra.ExactArgs(2),
 			Example: "  mlaas code push mnist ./mnist",
@@ -40,6 +41,8 @@ func (c *cli) codeCommand() *cobra.Command {
 				return c.show(v, []string{string(v.ID)}, func() string { return string(v.ID) + "\n" })
 			})},
 		c.codePull(),
+		c.codePreview(),
+		c.codeEject(),
 		&cobra.Command{Use: "versions JOB", Short: "List the versions", Args: one("one JOB", "mlaas code versions mnist"),
 			Example: "  mlaas code versions mnist",
 			RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
@@ -76,6 +79,7 @@ func (c *cli) codeCommand() *cobra.Command {
 	for _, sub := range code.Commands() {
 		c.completesJobs(sub)
 	}
+	code.AddCommand(c.codeCompose())
 	return code
 }
 

@@ -65,11 +65,16 @@ func runManagement(ctx context.Context, s *service, address, tokenFile, clusters
 	if err != nil {
 		return err
 	}
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
 	m := &management.Management{
 		DB: db, Blob: blobs, Series: remote, Inside: inside, Key: s.secret, Log: s.Log, Hosts: hosts,
 		Auth:      &auth.Requests{DB: db, Token: hex.EncodeToString(token)},
 		Catalogue: catalogue(),
 		AllowExec: exec,
+		Prepare:   preview{Dir: filepath.Join(s.Dir, "preview"), Env: filepath.Join(s.Dir, "env"), Binary: binary, Blob: blobs, Log: s.Log}.Prepare,
 		Info:      func(context.Context) (management.Info, error) { return s.info() },
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -103,6 +104,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 		Auth:      &auth.Requests{DB: x.db, Token: token},
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
+		Prepare:   preview{Dir: filepath.Join(p.Dir, "preview"), Env: filepath.Join(p.Dir, "env"), Binary: binary, Blob: x.blob, Log: p.Log}.Prepare,
 		Sweep: func(ctx context.Context) ([]string, error) {
 			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},
@@ -177,12 +179,21 @@ func (x *monitors) Open(ctx context.Context, cluster string, f mlaas.Fence, ask 
 }
 
 // Log is what the executor keeps of a replica's container.
-func (x *monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, error) {
+func (x *monitors) Log(ctx context.Context, cluster string, f mlaas.Fence) (string, int64, error) {
 	m, err := x.of(cluster)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	return m.Log(ctx, f)
+}
+
+// FollowLog is what is added to it.
+func (x *monitors) FollowLog(ctx context.Context, cluster string, f mlaas.Fence, after int64) (io.ReadCloser, error) {
+	m, err := x.of(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return m.FollowLog(ctx, f, after)
 }
 
 // services are what runs until the platform ends, by name.

@@ -58,11 +58,15 @@ a new run of the same job, and what no flag says stays as it was.`,
 			if err != nil || dry {
 				return err
 			}
-			version, err := c.push(ctx, cl, job, src.Bundle)
-			if err != nil {
-				return err
+			var ask client.RunAsk
+			if !src.composed() {
+				version, err := c.push(ctx, cl, job, src.Bundle)
+				if err != nil {
+					return err
+				}
+				ask.Version = version.ID
 			}
-			run, err := c.start(ctx, cl, job, client.RunAsk{Version: version.ID})
+			run, err := c.start(ctx, cl, job, ask)
 			if err != nil {
 				return err
 			}

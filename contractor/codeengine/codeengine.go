@@ -1,9 +1,10 @@
 // Package codeengine says what each replica of a run is told to do: its
-// command, and the variables by which the program finds its peers, its
-// parameters and its share of the processor.
+// command, the variables by which the program finds its peers, its parameters
+// and its share of the processor, and the recipe by which its code is prepared.
 //
 // It is pure: the run and where its replicas stand go in, a [mlaas.Launch]
-// comes out. The code of modes plain and nonintrusive is passed on as it is.
+// comes out. It never sees the code: the recipe is data, and each supervisor
+// applies it with the Python of the environment.
 package codeengine
 
 import (
@@ -17,6 +18,7 @@ import (
 	"strings"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/template"
 )
 
 // DefaultGrace is how long a program has between a polite stop and its end
@@ -43,15 +45,78 @@ type Input struct {
 // Check reports why this version cannot launch a run, an ErrInvalid; it is nil
 // where it can.
 func Check(run mlaas.Run) error {
-	switch mode := run.Spec.Code.Mode; mode {
-	case "", "plain", "nonintrusive":
-	default:
-		return fmt.Errorf("code.mode %s is not available in this version, use plain or nonintrusive: %w", mode, mlaas.ErrInvalid)
+	if run.Spec.Code.Mode == "guiding" {
+		_, err := template.Main(run.Spec.Environment.Framework)
+		return err
 	}
 	if len(run.Spec.Execution.Command) == 0 && run.Version.Entry == "" {
 		return fmt.Errorf("execution.command is empty and version %s has neither a main.py nor exactly one .py file to start: %w", run.Version.ID, mlaas.ErrInvalid)
 	}
 	return nil
+}
+
+// Recipe is how the code of a run is prepared; nil where it runs as it was
+// written and nothing is added to it.
+func Recipe(run mlaas.Run) *mlaas.Recipe {
+	code := run.Spec.Code
+	if code.Mode == "" || code.Mode == "plain" {
+		return nil
+	}
+	r := &mlaas.Recipe{Version: mlaas.RecipeVersion, Mode: code.Mode, Entry: entry(run), Hooks: code.Hooked(), Locals: code.Locals}
+	switch code.Mode {
+	case "annotation":
+		r.Marks = mlaas.MarksVersion
+	case "guiding":
+		r.Files, _ = template.Main(run.Spec.Environment.Framework) // Check has said where there is none
+	}
+	return r
+}
+
+// entry is the file that the run starts, where that can be seen: the first
+// Python file of the command, or the entry of the version.
+func entry(run mlaas.Run) string {
+	command := run.Spec.Execution.Command
+	if run.Spec.Code.Mode == "guiding" {
+		return template.Entry
+	}
+	if len(command) == 0 {
+		return run.Version.Entry
+	}
+	for _, word := range command {
+		if strings.HasSuffix(word, ".py") && !strings.HasPrefix(word, "/") {
+			return word
+		}
+	}
+	return ""
+}
+
+// command is what is started, without the parameters. In guiding mode it is the
+// main program of the engine, with the arguments that the user's own would get.
+func command(run mlaas.Run) []string {
+	c := slices.Clone(run.Spec.Execution.Command)
+	if len(c) > 0 && run.Spec.Code.Mode == "guiding" {
+		file := slices.IndexFunc(c, func(word string) bool { return strings.HasSuffix(word, ".py") })
+		return append([]string{"python", template.Entry}, c[file+1:]...)
+	}
+	if len(c) == 0 {
+		return []string{"python", entry(run)}
+	}
+	return c
+}
+
+// tell are the variables by which the part of us inside the program knows what
+// it is to do.
+func tell(v map[string]string, r *mlaas.Recipe) {
+	if r == nil {
+		return
+	}
+	v["MLAAS_DEBUG"] = "1"
+	if r.Hooks {
+		v["MLAAS_HOOKS"] = "1"
+	}
+	if r.Locals {
+		v["MLAAS_LOCALS"] = "1"
+	}
 }
 
 // Launch is what the replicas of one attempt are told. A variable that the
@@ -73,6 +138,7 @@ func Launch(in Input) (mlaas.Launch, error) {
 		Run:         in.Run.ID,
 		Epoch:       in.Attempt.Epoch,
 		Bundle:      in.Run.Version.Bundle,
+		Recipe:      Recipe(in.Run),
 		Environment: spec.Environment,
 		Data:        in.Data,
 		Resume:      in.Attempt.Resume,
@@ -94,13 +160,11 @@ func Launch(in Input) (mlaas.Launch, error) {
 	}
 	flags, parameters := parameters(spec.Execution.Parameters)
 	for i, r := range replicas {
-		p := &mlaas.Program{Command: slices.Clone(spec.Execution.Command), Variables: maps.Clone(parameters)}
-		if len(p.Command) == 0 {
-			p.Command = []string{"python", in.Run.Version.Entry}
-		}
+		p := &mlaas.Program{Command: command(in.Run), Variables: maps.Clone(parameters)}
 		p.Command = append(p.Command, flags...)
 		place(p.Variables, replicas, i)
 		threads(p.Variables, spec, replicas, i)
+		tell(p.Variables, l.Recipe)
 		for name := range spec.Environment.Variables {
 			delete(p.Variables, name)
 		}

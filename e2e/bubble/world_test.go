@@ -768,8 +768,8 @@ func (r *reach) Capacity(ctx context.Context) (have booster.Capacity, err error)
 	return have, err
 }
 
-func (r *reach) Logs(ctx context.Context, f mlaas.Fence) (log io.ReadCloser, err error) {
-	err = r.call(ctx, func() error { log, err = r.Executor.Logs(ctx, f); return err })
+func (r *reach) Logs(ctx context.Context, f mlaas.Fence, follow bool) (log io.ReadCloser, err error) {
+	err = r.call(ctx, func() error { log, err = r.Executor.Logs(ctx, f, follow); return err })
 	return log, err
 }
 

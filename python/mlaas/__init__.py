@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, List
 
+from . import mark
 from ._checkpoint import Resumed, checkpoint, resume
 from ._log import flush, log
 from ._place import data
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "output",
+    "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "mark", "output",
     "params", "rank", "resume", "role", "track", "world_size",
 ]
 

@@ -77,7 +77,7 @@ func (m *Manager) build(ctx context.Context, p *Prepared, say func(string)) erro
 	if err != nil {
 		return err
 	}
-	p.Python = filepath.Join(dir, "bin", "python")
+	p.Python, p.Library = filepath.Join(dir, "bin", "python"), lib
 	p.Variables = map[string]string{
 		"PATH":             filepath.Join(dir, "bin") + ":" + searchPath(),
 		"VIRTUAL_ENV":      dir,

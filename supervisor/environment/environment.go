@@ -54,6 +54,7 @@ type Manager struct {
 // Prepared is an environment that is there.
 type Prepared struct {
 	Python    string            // absolute path of the interpreter
+	Library   string            // the folder that holds the Python package mlaas
 	Variables map[string]string // for the program: PATH, PYTHONPATH, VIRTUAL_ENV, PYTHONNOUSERSITE
 	Site      string            // a folder that goes first on PYTHONPATH, before the user's own
 	Lock      *mlaas.Locked     // set when no lock was given: what it resolved to; nil where there are no packages
@@ -152,7 +153,8 @@ func (m *Manager) bare(ctx context.Context, py *interpreter) (*Prepared, error) 
 		return nil, err
 	}
 	return &Prepared{
-		Python: py.Executable,
+		Python:  py.Executable,
+		Library: lib,
 		Variables: map[string]string{
 			"PATH":             bin + ":" + filepath.Dir(py.Executable) + ":" + searchPath(),
 			"PYTHONPATH":       lib,

@@ -95,6 +95,7 @@ func (m *Manager) accompany(p *Prepared) error {
 		}
 	}
 	lib = filepath.Join(m.Dir, "lib", lib)
+	p.Library = lib
 	p.Site = filepath.Join(lib, python.Site)
 	if own := p.Variables["PYTHONPATH"]; own != "" {
 		lib += ":" + own
