@@ -46,7 +46,8 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
         raise SystemExit("the recipe has version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["version"], VERSION))
     made = recipe.get("files") or {}
     for path in sorted(made):
-        files.append(_made(root, path, made[path]))
+        if _read(os.path.join(root, path)) != made[path].encode("utf-8"):  # else it is there already
+            files.append(_made(root, path, made[path]))
     if recipe.get("marks", 0):
         if recipe["marks"] > _marks.VERSION:
             raise SystemExit("the marks have version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["marks"], _marks.VERSION))

@@ -21,7 +21,7 @@ def test_reads_as_python_3_8(path):
 
 
 def test_has_no_dependencies():
-    allowed = {"ast", "atexit", "base64", "bisect", "builtins", "collections", "dataclasses", "difflib", "faulthandler", "fcntl", "functools", "gc", "glob", "hashlib", "importlib", "inspect", "io", "json", "keyword", "linecache", "mlaas", "multiprocessing", "os", "platform", "re", "resource", "shutil", "signal", "site", "socket", "sys", "threading", "time", "tokenize", "typing", "warnings", "weakref", "__future__", "annotations"}
+    allowed = {"ast", "atexit", "base64", "bisect", "builtins", "collections", "dataclasses", "difflib", "faulthandler", "fcntl", "functools", "gc", "glob", "hashlib", "importlib", "inspect", "io", "json", "keyword", "linecache", "mlaas", "multiprocessing", "os", "platform", "random", "re", "resource", "shutil", "signal", "site", "socket", "sys", "threading", "time", "tokenize", "typing", "warnings", "weakref", "__future__", "annotations"}
     for path in SOURCES:
         with open(path) as f:
             for node in ast.walk(ast.parse(f.read())):
