@@ -219,6 +219,9 @@ func (l Look) table(c *mlaas.Composed) error {
 		return nil
 	}
 	shown := strings.Join(names[:min(len(names), 20)], ", ")
+	if len(c.Input.Shape) == 0 && len(c.Input.Columns) == 0 && len(names) > 1 {
+		c.Input.Shape = []int{len(names) - 1}
+	}
 	if !slices.Contains(names, c.Input.Target) {
 		return mlaas.Invalid("input.target", "one of the columns of the data: "+shown, c.Input.Target)
 	}
@@ -227,13 +230,7 @@ func (l Look) table(c *mlaas.Composed) error {
 			return mlaas.Invalid(fmt.Sprintf("input.columns[%d]", i), "one of the columns of the data: "+shown, n)
 		}
 	}
-	if len(c.Input.Columns) > 0 {
-		return nil
-	}
-	if len(c.Input.Shape) == 0 {
-		c.Input.Shape = []int{len(names) - 1}
-	}
-	if c.Input.Shape[0] != len(names)-1 {
+	if len(c.Input.Columns) == 0 && !slices.Equal(c.Input.Shape, []int{len(names) - 1}) {
 		return mlaas.Invalid("input.shape", fmt.Sprintf("[%d], the columns of the data besides the target, or input.columns", len(names)-1), c.Input.Shape)
 	}
 	return nil

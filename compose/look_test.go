@@ -63,14 +63,16 @@ func TestLook(t *testing.T) {
 		{"two npz", `input: {data: digits}`, map[string]string{"v.npz": "", "w.npz": npz(t, zip.Store, "x.npy", "(100, 20)")}, "npz", nil, ""},
 		{"two npz, one named", `input: {data: digits, file: w.npz}`, map[string]string{"v.npz": "", "w.npz": npz(t, zip.Store, "x.npy", "(100, 20)")}, "npz", []int{20}, ""},
 		{"csv", `input: {data: digits, target: c}`, map[string]string{"a.csv": "\ufeffa,\"b, b\",c\n1,2,3\n"}, "csv", []int{2}, ""},
-		{"csv, target", `input: {data: digits, target: d}`, map[string]string{"a.csv": "a,b,c\n"}, "csv", nil, `input.target is "d", want one of the columns of the data: a, b, c`},
+		{"csv, target", `input: {data: digits, target: d}`, map[string]string{"a.csv": "a,b,c\n"}, "csv", []int{2}, `input.target is "d", want one of the columns of the data: a, b, c`},
 		{"csv, columns", `input: {data: digits, target: c, columns: [a, bb]}`, map[string]string{"a.csv": "a,b,c\n"}, "csv", nil, `input.columns[1] is "bb", want one of the columns of the data: a, b, c`},
 		{"csv, shape", `input: {data: digits, target: c, shape: [3]}`, map[string]string{"a.csv": "a,b,c\n"}, "csv", []int{3}, "input.shape is [3], want [2], the columns of the data besides the target"},
 		{"images", `input: {data: digits, shape: [8, 8, 3]}`, map[string]string{"cat/1.png": "", "dog/1.JPG": "", "test/cat/1.png": ""}, "images", []int{8, 8, 3}, "output.neurons is 10, want 2, one for each folder of images in the data"},
 		{"nothing", `input: {data: digits}`, map[string]string{"readme": ""}, "", nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := compose.Look{Open: func(f mlaas.File) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(tt.files[f.Path])), nil }}
+			l := compose.Look{Open: func(f mlaas.File) (io.ReadCloser, error) {
+				return io.NopCloser(strings.NewReader(tt.files[f.Path])), nil
+			}}
 			for name := range tt.files {
 				l.Files = append(l.Files, mlaas.File{Path: name})
 			}
