@@ -317,6 +317,27 @@ func (j *JobSpec) Complete() {
 	}
 }
 
+// Trainers is how many chiefs and workers a run may have at most, and how many
+// parameter servers hold their variables.
+func (j *JobSpec) Trainers() (replicas, servers int) {
+	for name, role := range j.Roles {
+		switch name {
+		case Chief, Worker:
+			replicas += role.Replicas.Max
+		case PS:
+			servers += role.Replicas.Max
+		}
+	}
+	return replicas, servers
+}
+
+// Spreads reports whether a program may be spread over the replicas of a run:
+// there are several, and the job does not want them apart.
+func (j *JobSpec) Spreads() bool {
+	replicas, servers := j.Trainers()
+	return j.Code.Mode != "plain" && j.Code.Mode != "" && j.Code.Distribute != "off" && (replicas > 1 || servers > 0)
+}
+
 // Check reports the first field of a completed spec that is wrong: which,
 // what it is, and what would be right.
 func (j *JobSpec) Check() error {

@@ -20,15 +20,8 @@ func distribute(run mlaas.Run) *mlaas.Distribute {
 			d.Entry = "-m " + run.Spec.Execution.Command[i+1]
 		}
 	}
-	for name, role := range run.Spec.Roles {
-		switch name {
-		case mlaas.Chief, mlaas.Worker:
-			d.Replicas += role.Replicas.Max
-		case mlaas.PS:
-			d.Servers += role.Replicas.Max
-		}
-	}
-	if want == "off" || d.Entry == "" || d.Replicas < 2 && d.Servers < 1 {
+	d.Replicas, d.Servers = run.Spec.Trainers()
+	if !run.Spec.Spreads() || d.Entry == "" {
 		return nil
 	}
 	return d

@@ -62,6 +62,7 @@ class Facts:
         self.words: Dict[str, Place] = {}
         self.lengths: List[Place] = []  # len(something.dataset)
         self.sparse: List[Place] = []
+        self.compiled: List[Place] = []  # by XLA, as the program asks
         self.broken: Optional[Tuple[Place, str]] = None
 
     def uses(self, *names: str) -> Optional[Tuple[str, Place]]:
@@ -181,6 +182,8 @@ def _check_keras(facts: Facts, refuse: Any) -> None:
         found = facts.uses(name)
         if found:
             refuse(found[1], "the optimizers of Keras 2 (%s) are not spread: use those of keras.optimizers" % name)
+    for at in facts.compiled[:1]:
+        refuse(at, "a step that XLA compiles cannot call out to average its gradients: leave out jit_compile=True")
     tape = facts.uses("tensorflow.GradientTape")
     applied = any(m in facts.methods for m in ("apply_gradients", "apply", "fit", "train_on_batch", "minimize"))
     if tape and not applied:
@@ -362,6 +365,8 @@ class _Reader:
             if isinstance(node.func, ast.Name) and node.func.id == "len" and node.args and isinstance(node.args[0], ast.Attribute) and node.args[0].attr == "dataset":
                 facts.lengths.append(at)
             for k in node.keywords:
+                if k.arg == "jit_compile" and full and _plain(full) == "tensorflow.function" and isinstance(k.value, ast.Constant) and k.value.value is True:
+                    facts.compiled.append(at)
                 if k.arg == "sparse" and isinstance(k.value, ast.Constant) and k.value.value is True:
                     facts.sparse.append(at)
 
