@@ -327,7 +327,7 @@ func TestLife(t *testing.T) {
 		if strings.HasPrefix(f.Replica, "ps") {
 			return scripted.Script{}
 		}
-		return scripted.Script{Slow: time.Second, Prepare: 20 * time.Second, Steps: 90, Every: 2 * time.Minute}
+		return scripted.Script{Slow: 3 * time.Second, Prepare: 20 * time.Second, Steps: 90, Every: 2 * time.Minute}
 	}, func(h *house) {
 		r := run("run1", map[string]int{"worker": 2, "ps": 1})
 		r.Spec.Environment.Secrets = []mlaas.SecretUse{{Secret: "hf", Variable: "HF_TOKEN", Version: 2}}
