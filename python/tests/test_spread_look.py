@@ -129,3 +129,10 @@ def test_a_loop_of_imports_and_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.py").write_text("import main, b")
     (tmp_path / "b.py").write_bytes(b"\xff\xfe\x00")
     assert look(str(tmp_path), "main.py", replicas=2)["strategy"] == "keras"
+
+
+def test_files_that_are_put_beside_it_count(tmp_path):
+    (tmp_path / "model.py").write_text("import keras")
+    got = look(str(tmp_path), "main.py", replicas=2, made={"main.py": "import model\nmodel.go()"})
+    assert got["strategy"] == "keras"
+    assert look(str(tmp_path), "main.py", replicas=2, made={"main.py": "print(1)"})["strategy"] == ""
