@@ -58,7 +58,7 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
             refusals.extend(_shadows(root, recipe.get("entry") or ""))
     ask = recipe.get("distribute")  # code.distribute, and how many there are
     if ask:
-        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"])
+        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"], made)
         answer["spread"] = {"strategy": seen["strategy"], "says": seen["says"]}
         refusals.extend(_refusal(r["file"], r["line"], 0, "this program cannot be spread over replicas", r["text"]) for r in seen["refusals"])
     if refusals:
