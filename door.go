@@ -181,11 +181,11 @@ const (
 
 // Stacks are what the Python processes of a replica do now.
 type Stacks struct {
-	Processes []Process `json:"processes"`
+	Processes []PythonProcess `json:"processes"`
 }
 
-// A Process is one Python process of a replica.
-type Process struct {
+// A PythonProcess is one Python process of a replica.
+type PythonProcess struct {
 	PID     int      `json:"pid"` // as the replica sees it
 	Command []string `json:"command"`
 	Threads []Thread `json:"threads"`

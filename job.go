@@ -227,12 +227,20 @@ type Data struct {
 
 // Code says which code a run takes, and how it is made trackable.
 type Code struct {
-	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
-	Version  VersionID `json:"version,omitempty"`  // empty: the newest
-	Hooks    *bool     `json:"hooks,omitempty"`    // whether post-import hooks record; empty: in annotation and nonintrusive
-	Locals   bool      `json:"locals,omitempty"`   // a failure tells the local variables of its frames
-	Composed *Composed `json:"composed,omitempty"` // mode composed only
+	Mode    string    `json:"mode"`              // plain | guiding | annotation | nonintrusive | composed
+	Version VersionID `json:"version,omitempty"` // empty: the newest
+	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in annotation and nonintrusive
+	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
+
+	// Distribute says how a program that knows one replica runs on several.
+	Distribute string    `json:"distribute,omitempty"` // one of Distributions; empty: auto
+	Composed   *Composed `json:"composed,omitempty"`   // mode composed only
 }
+
+// Distributions are the ways of running a program that was written for one
+// replica on several. In auto its code says which; in off each replica runs it
+// as it stands, and finds the others by its variables.
+var Distributions = []string{"auto", "off", "parameter-server", "data-parallel", "sync"}
 
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
@@ -307,6 +315,27 @@ func (j *JobSpec) Complete() {
 	if j.Code.Mode == "" {
 		j.Code.Mode = "nonintrusive"
 	}
+}
+
+// Trainers is how many chiefs and workers a run may have at most, and how many
+// parameter servers hold their variables.
+func (j *JobSpec) Trainers() (replicas, servers int) {
+	for name, role := range j.Roles {
+		switch name {
+		case Chief, Worker:
+			replicas += role.Replicas.Max
+		case PS:
+			servers += role.Replicas.Max
+		}
+	}
+	return replicas, servers
+}
+
+// Spreads reports whether a program may be spread over the replicas of a run:
+// there are several, and the job does not want them apart.
+func (j *JobSpec) Spreads() bool {
+	replicas, servers := j.Trainers()
+	return j.Code.Mode != "plain" && j.Code.Mode != "" && j.Code.Distribute != "off" && (replicas > 1 || servers > 0)
 }
 
 // Check reports the first field of a completed spec that is wrong: which,
@@ -466,6 +495,12 @@ func (c *Code) check() error {
 	}
 	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
 		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
+	}
+	if c.Distribute != "" && !slices.Contains(Distributions, c.Distribute) {
+		return Invalid("distribute", strings.Join(Distributions, ", "), c.Distribute)
+	}
+	if c.Mode == "plain" && c.Distribute != "" && c.Distribute != "off" {
+		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", c.Distribute)
 	}
 	if c.Mode == "plain" && c.Locals {
 		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)

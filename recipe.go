@@ -34,22 +34,33 @@ type Recipe struct {
 	// is there already is replaced.
 	Files map[string]string `json:"files,omitempty"`
 
-	Hooks  bool    `json:"hooks,omitempty"`  // what the program does is recorded by post-import hooks
-	Locals bool    `json:"locals,omitempty"` // a failure tells the local variables too
-	Spread *Spread `json:"spread,omitempty"`
+	Hooks  bool `json:"hooks,omitempty"`  // what the program does is recorded by post-import hooks
+	Locals bool `json:"locals,omitempty"` // a failure tells the local variables too
+
+	// Distribute asks for code that was written for one replica to train as one
+	// on several; nil: there is one, or the user wants them apart.
+	Distribute *Distribute `json:"distribute,omitempty"`
+}
+
+// A Distribute is what the code is looked at for.
+type Distribute struct {
+	Want     string `json:"want"`     // one of Distributions
+	Entry    string `json:"entry"`    // what is started: "main.py" or "-m NAME"
+	Replicas int    `json:"replicas"` // chief and workers
+	Servers  int    `json:"servers"`  // parameter servers
 }
 
 // A Spread says how code that knows one replica runs on several.
 type Spread struct {
-	Strategy string   `json:"strategy"`
-	Says     []string `json:"says"` // what changes by it, a sentence each
+	Strategy string   `json:"strategy"` // tf1, keras, torch or sync; empty: each replica runs the program by itself
+	Says     []string `json:"says"`     // what changes by it, a sentence each
 }
 
 // Changes reports whether the recipe may change a file, or must look into one:
 // then it is applied before the program starts. Else the code stays as it was
 // written.
 func (r *Recipe) Changes() bool {
-	return r != nil && (r.Marks > 0 || len(r.Files) > 0 || r.Spread != nil)
+	return r != nil && (r.Marks > 0 || len(r.Files) > 0 || r.Distribute != nil)
 }
 
 // A Preparation is code after a recipe was applied to it.

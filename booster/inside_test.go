@@ -58,6 +58,8 @@ func TestOpenRefused(t *testing.T) {
 		refused(fence(r, 1, "worker-1"), shell, mlaas.ErrConflict, "an older version")
 
 		line := h.opens(f)
+		refused(f, mlaas.Open{Look: mlaas.LookStacks}, mlaas.ErrConflict, "of an older version, which cannot say what its program does")
+		refused(f, mlaas.Open{Look: "everywhere"}, mlaas.ErrInvalid, "stacks or debugger")
 		began := time.Now()
 		refused(f, shell, mlaas.ErrUnavailable, "did not answer within 20s")
 		if took := time.Since(began); took != 20*time.Second {

@@ -160,7 +160,7 @@ one. They run by hand as they are, and the platform uses its own copy of them.`,
 				if err := writeNew(dir, t.Files); err != nil {
 					return err
 				}
-				c.done("%s is in %s", count(len(t.Files), "file"), dir)
+				c.done("wrote %s into %s", count(len(t.Files), "file"), dir)
 				c.say("  fill in   %s", filepath.Join(dir, template.User))
 				c.say("  try it    cd %s && python %s", dir, template.Entry)
 				c.say("  run it    mlaas run %s --follow", dir)

@@ -40,6 +40,7 @@ type Input struct {
 	Replicas []mlaas.Replica // every one that was granted, ready: with address and ports
 	Lock     mlaas.Digest    // of the environment, where it is known
 	Data     []mlaas.DataTree
+	Key      string // by which the replicas of this attempt know each other
 }
 
 // Check reports why this version cannot launch a run, an ErrInvalid; it is nil
@@ -69,6 +70,7 @@ func Recipe(run mlaas.Run) *mlaas.Recipe {
 	case "guiding":
 		r.Files, _ = template.Main(run.Spec.Environment.Framework) // Check has said where there is none
 	}
+	r.Distribute = distribute(run)
 	return r
 }
 
@@ -165,6 +167,9 @@ func Launch(in Input) (mlaas.Launch, error) {
 		place(p.Variables, replicas, i)
 		threads(p.Variables, spec, replicas, i)
 		tell(p.Variables, l.Recipe)
+		if l.Recipe != nil {
+			spread(p.Variables, in, replicas, i)
+		}
 		for name := range spec.Environment.Variables {
 			delete(p.Variables, name)
 		}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ if __name__ == "__main__":  # by its path and isolated: what lies in the code fo
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from mlaas import _marks
+from mlaas._spread import _look as _spread_look
 
 VERSION = 1
 LARGEST = 16 << 20  # bytes of one file that is read
@@ -53,6 +55,11 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
                 _marked(root, path, files, refusals)
         if any(f["marks"] for f in files) or refusals:
             refusals.extend(_shadows(root, recipe.get("entry") or ""))
+    ask = recipe.get("distribute")  # code.distribute, and how many there are
+    if ask:
+        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"])
+        answer["spread"] = {"strategy": seen["strategy"], "says": seen["says"]}
+        refusals.extend(_refusal(r["file"], r["line"], 0, "this program cannot be spread over replicas", r["text"]) for r in seen["refusals"])
     if refusals:
         del files[:]
     files.sort(key=lambda f: f["path"])
@@ -191,6 +198,7 @@ def _limit() -> None:
 def main() -> None:
     """Read a request on stdin and answer it on stdout."""
     _limit()
+    gc.disable()  # trees are large, and this process is short
     ask = json.load(sys.stdin)
     json.dump(prepare(ask["root"], ask["recipe"]), sys.stdout)
 

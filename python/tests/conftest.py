@@ -105,6 +105,68 @@ def program(tmp_path):
     return run
 
 
+def addresses(n):
+    """Ports of this machine that are free now."""
+    held = [socket.socket() for _ in range(n)]
+    for s in held:
+        s.bind(("127.0.0.1", 0))
+    found = ["127.0.0.1:%d" % s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return found
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """Runs a program as the platform runs it on n workers (and ps parameter
+    servers, which are ended when the workers have): gives the output of each
+    worker. With n = 1 it runs alone."""
+
+    def run(code, n=2, ps=0, args=(), env=None, check=True, timeout=240, distribute="auto"):
+        folder = tmp_path / ("n%d" % len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "main.py").write_text(code)
+        ports = addresses(2 * (n + ps))
+        cluster = {"worker": ports[:n], "ps": ports[n : n + ps]}
+        cluster = {k: v for k, v in cluster.items() if v}
+        started = []
+        for i, (role, index) in enumerate([("worker", r) for r in range(n)] + [("ps", i) for i in range(ps)]):
+            own = {k: v for k, v in os.environ.items() if not k.startswith("MLAAS_") and k not in ("TF_CONFIG", "RANK", "WORLD_SIZE")}
+            own.update(
+                PYTHONPATH=os.pathsep.join([os.path.join(PACKAGE, "mlaas", "_site"), PACKAGE]), PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1", TF_CPP_MIN_LOG_LEVEL="3",
+                OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", MLAAS_RUNS=str(folder / ("runs-%s-%d" % (role, index))),
+            )
+            if n + ps > 1:
+                own["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
+                own["MLAAS_SPREAD"] = json.dumps({"distribute": distribute, "entry": "main.py", "rank": index if role == "worker" else -1, "peers": ports[n + ps : n + ps + n], "servers": ps, "key": "k", "seed": 1})
+            own.update(env or {})
+            out = [open(str(folder / ("%s-%d.%s" % (role, index, what))), "w+") for what in ("out", "err")]
+            p = subprocess.Popen([sys.executable, "main.py"] + list(args), cwd=str(folder), env=own, stdout=out[0], stderr=out[1])
+            started.append((role, p, out))
+        try:
+            for role, p, _ in started:
+                if role == "worker" and p.wait(timeout):
+                    timeout = 60  # one that fails is not to leave the others waiting
+        finally:
+            for _, p, _ in started:
+                p.kill()
+                p.wait()
+        done = []
+        for role, p, out in started:
+            text = []
+            for f in out:
+                f.seek(0)
+                text.append(f.read())
+                f.close()
+            if role == "worker":
+                done.append(subprocess.CompletedProcess(p.args, p.returncode, text[0], text[1]))
+        if check:
+            assert all(d.returncode == 0 for d in done), done
+        return done
+
+    return run
+
+
 @pytest.fixture
 def python(tmp_path, supervisor):
     """Runs Python as the platform does: with tracking on, in a folder of its own."""
