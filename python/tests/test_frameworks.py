@@ -659,3 +659,12 @@ def test_printed(found):
     )
     assert sorted(f.series["loss"]) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert sorted(f.series["accuracy"]) == [(1, 0.25), (2, 0.5), (3, 0.75)] and [v for _, v in f.series["final_accuracy"]] == [0.75]
+
+
+def test_what_the_program_logs_itself_stands(found):
+    """No hook says besides what the program says, not even before its first word."""
+    f = found(
+        "import sys; sys.path.append(%r)\nimport mlaas\n"
+        "for i in range(1, 4):\n    print('step %%d loss: %%.2f' %% (i, i / 2))\n    mlaas.log({'loss': i}, step=i)\n" % os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    )
+    assert sorted(f.series["loss"]) == [(1, 1.0), (2, 2.0), (3, 3.0)]
