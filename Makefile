@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-code e2e-kube simulate torture torture-short cross gen fuzz bench bench-kube bench-paper clean
+.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-code e2e-kube simulate torture torture-short cross gen fuzz bench bench-kube bench-paper bench-tracker clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -120,6 +120,9 @@ bench: build bin/versitygw ## what is promised about speed, beside its limit
 
 bench-kube: build need kube-bin ## what is promised about Kubernetes clusters, beside its limit; only root may
 	$(GO) run ./bench/kube -bin $(CURDIR)/bin/mlaas
+
+bench-tracker: ## what being tracked costs a step; after make e2e-code, whose environments it takes
+	$(GO) run ./bench/tracker -environments $(CODE_ENVIRONMENTS)
 
 bench-paper: build ## the paper's figure 6.1, short
 	$(GO) run ./bench/paper -bin $(CURDIR)/bin/mlaas
