@@ -139,7 +139,8 @@ type Prepared struct {
 	Python  string          `json:"python,omitempty"` // by which it was read
 	Hooks   bool            `json:"hooks"`
 	Says    []string        `json:"says"`
-	Files   []mlaas.Change  `json:"files"` // that are not as they were written
+	Spread  *mlaas.Spread   `json:"spread,omitempty"` // where there are several replicas
+	Files   []mlaas.Change  `json:"files"`            // that are not as they were written
 }
 
 // Prepared reads what a run of a version would start.

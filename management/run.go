@@ -85,7 +85,7 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 			return run, nil, err
 		}
 	}
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return run, nil, err
 	}
 	want := ask.Version
@@ -130,7 +130,7 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 // prepares refuses a run whose code cannot be prepared, where a Python is here
 // to say so: else its supervisors do.
 func (m *Management) prepares(ctx context.Context, run mlaas.Run) error {
-	if m.Prepare == nil || run.Spec.Code.Mode != "annotation" {
+	if m.Prepare == nil || run.Spec.Code.Mode != "annotation" && !run.Spec.Spreads() {
 		return nil
 	}
 	_, err := m.prepare(ctx, run)

@@ -13,22 +13,15 @@ import (
 // nil where there is one, where the user wants them apart, and where what is
 // started is not a Python program that can be looked into.
 func distribute(run mlaas.Run) *mlaas.Distribute {
-	want := cmp.Or(run.Spec.Code.Distribute, "auto")
+	want := string(cmp.Or(run.Spec.Code.Distribute, "auto"))
 	d := &mlaas.Distribute{Want: want, Entry: entry(run)}
 	if d.Entry == "" {
 		if i := slices.Index(run.Spec.Execution.Command, "-m"); i >= 0 && i+1 < len(run.Spec.Execution.Command) {
 			d.Entry = "-m " + run.Spec.Execution.Command[i+1]
 		}
 	}
-	for name, role := range run.Spec.Roles {
-		switch name {
-		case mlaas.Chief, mlaas.Worker:
-			d.Replicas += role.Replicas.Max
-		case mlaas.PS:
-			d.Servers += role.Replicas.Max
-		}
-	}
-	if want == "off" || d.Entry == "" || d.Replicas < 2 && d.Servers < 1 {
+	d.Replicas, d.Servers = run.Spec.Trainers()
+	if !run.Spec.Spreads() || d.Entry == "" {
 		return nil
 	}
 	return d

@@ -9,8 +9,9 @@ backends.
 """
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from . import Settings, diverge, fail, on, ring
 
@@ -30,6 +31,10 @@ def register(settings: Settings) -> None:
     @on("keras.src.optimizers.loss_scale_optimizer")
     def scaled(module: Any) -> None:
         _hook_apply(module.LossScaleOptimizer)
+
+    @on("keras.src.callbacks.callback_list")
+    def callbacks(module: Any) -> None:
+        _hook_callbacks(module.CallbackList)
 
     @on("keras.src.trainers.trainer")
     def trainer(module: Any) -> None:
@@ -173,7 +178,7 @@ def _share(variables: List[Any]) -> None:
 
 def _level(variables: List[Any]) -> None:
     """Variables of floats get the means over the replicas."""
-    some = [v for v in variables if "float" in str(v.dtype)]
+    some = [v for v in variables if "float" in str(v.dtype)]  # the running means of batch norm; not the state of seeds
     if some:
         for v, a in zip(some, ring().mean([_array(v) for v in some])):
             v.assign(a)
@@ -207,17 +212,6 @@ def _hook_fit(cls: Any) -> None:
         bound.apply_defaults()
         given = bound.arguments
         _cut(given)
-        first, last = _callbacks()
-        callbacks = given.get("callbacks")
-        if callbacks is None or isinstance(callbacks, (list, tuple)):
-            given["callbacks"] = [first] + list(callbacks or []) + [last]
-        elif hasattr(callbacks, "callbacks"):  # a CallbackList
-            for c in (first, last):
-                c.set_model(given["self"])
-            callbacks.callbacks.insert(0, first)
-            callbacks.callbacks.append(last)
-        else:
-            given["callbacks"] = [first, callbacks, last]
         return inner(*bound.args, **bound.kwargs)
 
     fit.__doc__ = inner.__doc__
@@ -347,43 +341,40 @@ def _generated(given: Any) -> Iterator[Any]:
         yield _cut_batch(batch)
 
 
-def _callbacks() -> Tuple[Any, Any]:
-    import keras
-
-    class First(keras.callbacks.Callback):
-        """Before all others: what they look at is the same on every replica."""
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            _share([v for v in self.model.variables] + [v for v in (self.model.optimizer.variables if self.model.optimizer else [])])
-
-        def on_test_begin(self, logs: Any = None) -> None:
-            _level(_counted(self.model))
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            _level(_counted(self.model))
-            names = sorted(k for k, v in (logs or {}).items() if isinstance(v, (int, float)) or hasattr(v, "dtype"))
-            if names:
-                means = ring().mean([_float(logs[k]) for k in names])
-                for k, v in zip(names, means):
-                    logs[k] = float(v)
-
-    class Last(keras.callbacks.Callback):
-        """After all others: they end together, when one of them would."""
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            if float(ring().mean([_float(bool(self.model.stop_training))])[0]) > 0:
-                self.model.stop_training = True
-
-    return First(), Last()
+# ---- what callbacks see ----
 
 
-def _counted(model: Any) -> List[Any]:
-    """What a model counts as it trains, and does not learn: the running means
-    of batch norm."""
-    return [v for v in model.non_trainable_variables]
+def _hook_callbacks(cls: Any) -> None:
+    """What callbacks look at, and decide by, is the same on every replica: so
+    they stop, save and lower the learning rate together. The list is hooked and
+    not joined, so that whatever records around it sees the same too."""
+    begin, test, end = cls.on_train_begin, cls.on_test_begin, cls.on_epoch_end
 
+    @functools.wraps(begin)
+    def on_train_begin(self: Any, logs: Any = None) -> Any:
+        model = self.model
+        if model is not None:
+            _share(list(model.variables) + list(model.optimizer.variables if model.optimizer else []))
+        return begin(self, logs)
 
-def _float(v: Any) -> Any:
-    import numpy as np
+    @functools.wraps(test)
+    def on_test_begin(self: Any, logs: Any = None) -> Any:
+        if self.model is not None and _began:
+            _level(self.model.non_trainable_variables)
+        return test(self, logs)
 
-    return np.float64(v)
+    @functools.wraps(end)
+    def on_epoch_end(self: Any, epoch: Any, logs: Any = None) -> Any:
+        import numpy as np
+
+        names = sorted(k for k, v in (logs or {}).items() if isinstance(v, (int, float)) or hasattr(v, "dtype"))
+        for k, v in zip(names, ring().mean([np.float64(logs[k]) for k in names])):
+            logs[k] = float(v)
+        if self.model is not None:
+            _level(self.model.non_trainable_variables)
+        result = end(self, epoch, logs)
+        if self.model is not None and float(ring().mean([np.float64(bool(self.model.stop_training))])[0]) > 0:
+            self.model.stop_training = True
+        return result
+
+    cls.on_train_begin, cls.on_test_begin, cls.on_epoch_end = on_train_begin, on_test_begin, on_epoch_end
