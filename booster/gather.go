@@ -14,7 +14,7 @@ import (
 // are asked for together, and each is in several states within a moment; what
 // they wait for is to be read by people. An end is not kept waiting, and neither
 // is what a replica says itself.
-const gatherFor = time.Second
+const gatherFor = 2 * time.Second
 
 // A gathering keeps the news of a place that are not in the records yet.
 type gathering struct {

@@ -41,9 +41,11 @@ const told = 100
 // together is how many runs are placed in one commit.
 const together = 64
 
-// A line is what admission remembers from pass to pass: the wishes of waiting
-// runs, which never change.
-type line struct{ known map[key]mlaas.Run }
+// A line is what admission remembers from pass to pass.
+type line struct {
+	known   map[key]mlaas.Run                    // the wishes of waiting runs, which never change
+	ledgers map[string]store.Found[mlaas.Ledger] // by cluster, as they were last; they are long, and mostly as they were
+}
 
 // waiting is one run in line.
 type waiting struct {
@@ -101,10 +103,13 @@ func (c *Contractor) pass(ctx context.Context, line *line, n int) (again bool, e
 		all = append(all, waiting{sized(run, q.Value.Sizes), q.Value, q.Rev})
 	}
 	line.known = known
+	if line.ledgers == nil {
+		line.ledgers = map[string]store.Found[mlaas.Ledger]{}
+	}
 	if len(all) == 0 {
 		return false, nil
 	}
-	rooms, err := c.rooms(ctx)
+	rooms, err := c.rooms(ctx, line)
 	if err != nil {
 		return false, err
 	}
@@ -115,7 +120,7 @@ func (c *Contractor) pass(ctx context.Context, line *line, n int) (again bool, e
 			cmp.Compare(a.run.ID, b.run.ID))
 	})
 	var news store.Batch
-	placed := placing{rooms: map[*room]bool{}}
+	placed := placing{line: line, rooms: map[*room]bool{}}
 	defer func() { placed.over(errUnplaced) }()
 	position := 0
 	for i := range all {
@@ -176,6 +181,7 @@ func (c *Contractor) pass(ctx context.Context, line *line, n int) (again bool, e
 
 // A placing is the runs that are placed and not committed yet.
 type placing struct {
+	line  *line
 	batch store.Batch
 	rooms map[*room]bool // whose ledgers are changed
 	told  []func(error)  // what is said of each once it is committed, or is not
@@ -207,6 +213,7 @@ func (c *Contractor) start(ctx context.Context, p *placing) error {
 		failpoint.Hit("contractor.place.after")
 		for r := range p.rooms {
 			r.rev++
+			p.line.ledgers[r.cluster.Name] = store.Found[mlaas.Ledger]{Value: r.ledger, Rev: r.rev}
 		}
 	}
 	p.over(err)
@@ -214,7 +221,7 @@ func (c *Contractor) start(ctx context.Context, p *placing) error {
 }
 
 // rooms is what each cluster has free, by name.
-func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
+func (c *Contractor) rooms(ctx context.Context, line *line) ([]*room, error) {
 	clusters, err := store.Clusters(c.DB).All(ctx, store.Query{})
 	if err != nil {
 		return nil, err
@@ -232,8 +239,7 @@ func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
 	for _, f := range clusters {
 		spec := wanted[f.Value.Name] // none: it is served for as long as it is there
 		r := &room{cluster: f.Value, wanted: cmp.Or(spec.Value.Wanted, mlaas.ClusterServe), spec: specs.At("", f.Value.Name, spec.Rev)}
-		r.ledger, r.rev, err = store.Ledgers(c.DB).Get(ctx, "", f.Value.Name)
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		if r.ledger, r.rev, err = c.ledger(ctx, line, f.Value.Name); err != nil {
 			return nil, err
 		}
 		r.ledger.Cluster = f.Value.Name
@@ -245,6 +251,25 @@ func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+// ledger is that of a cluster, decoded anew where it has changed.
+func (c *Contractor) ledger(ctx context.Context, line *line, cluster string) (mlaas.Ledger, int64, error) {
+	ledgers := store.Ledgers(c.DB)
+	row, err := c.DB.Get(ctx, ledgers.At("", cluster, 0).Key)
+	known := line.ledgers[cluster]
+	switch {
+	case errors.Is(err, mlaas.ErrNotFound):
+		delete(line.ledgers, cluster)
+		return mlaas.Ledger{}, 0, nil
+	case err != nil || known.Rev == row.Rev:
+		return known.Value, row.Rev, err
+	}
+	known.Rev = row.Rev
+	if known.Value, err = ledgers.Decode(row); err == nil {
+		line.ledgers[cluster] = known
+	}
+	return known.Value, known.Rev, err
 }
 
 // minus is what is left of r; what is overdrawn is nothing, not a debt.
@@ -411,6 +436,7 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision, p *placi
 	told.Put, told.Check = []store.Row{store.RunStates(c.DB).Put(*st, w.rev)}, as
 	p.batch = p.batch.Plus(told)
 	p.rooms[d.place] = true
+	delete(p.line.ledgers, d.place.cluster.Name) // until it is as it will be
 	p.told = append(p.told, func(err error) {
 		end(err)
 		if err == nil {

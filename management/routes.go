@@ -48,6 +48,7 @@ func (m *Management) routes() []route {
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
 		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},
 		{"POST /api/run/{id}/stop", "stopRun", "Stop a run", auth.Member, writes(m, 202, m.stopRun)},
+		{"POST /api/run/{id}/anywhere", "runAnywhere", "Let a run on every node again, also those that its rules have kept it from", auth.Member, writes(m, 202, m.runAnywhere)},
 		{"GET /api/run/{id}/node", "listRunReplicas", "List the replicas of a run", auth.Member, reads(200, m.listRunNodes)},
 		{"GET /api/run/{id}/log", "getRunLog", "Read or follow what all replicas of a run write, in the order of arrival", auth.Member, raw(200, ndjson, m.runLog).gives(new(RunLine))},
 		{"GET /api/run/{id}/metric", "getRunMetrics", "Read the curves of a run", auth.Member, reads(200, m.runMetric)},

@@ -85,7 +85,7 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 			return run, nil, err
 		}
 	}
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return run, nil, err
 	}
 	want := ask.Version
@@ -549,6 +549,24 @@ func (m *Management) stopRun(ctx context.Context, in *runIn) (*Answer[RunView], 
 	b := m.stops([]store.Found[mlaas.Run]{{Value: r, Rev: rev}}, stoppedByUser)
 	r.Wanted, r.Why = mlaas.WantStop, stoppedByUser
 	return &Answer[RunView]{Body: RunView{r, s}}, b, nil
+}
+
+// runAnywhere says that what rules have excluded so far is forgotten.
+func (m *Management) runAnywhere(ctx context.Context, in *runIn) (*Answer[RunView], store.Batch, error) {
+	none := store.Batch{}
+	r, rev, err := m.findRun(ctx, tenantOf(ctx), in.Run)
+	if err != nil {
+		return nil, none, err
+	}
+	s, err := m.stateOf(ctx, r)
+	if err != nil || s.State.Final() || len(s.Excluded) == 0 {
+		return &Answer[RunView]{Body: RunView{r, s}}, none, err // it is over, or nothing is excluded
+	}
+	r.Anywhere = s.Anywhere + 1
+	return &Answer[RunView]{Body: RunView{r, s}}, store.Batch{
+		Put:  []store.Row{store.Runs(m.DB).Put(r, rev)},
+		Tell: tells(mlaas.RunAsked{Tenant: r.Tenant, Run: r.ID}),
+	}, nil
 }
 
 type checkpointsIn struct {

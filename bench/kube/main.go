@@ -46,12 +46,16 @@ func main() {
 	flag.StringVar(&b.profile, "profile", "", "a folder for the profiles of each platform")
 	flag.IntVar(&b.perSecond, "per-second", 10000, "lines: how many in a second")
 	pods := flag.Int("loop", 0, "be the bare loop of rate: make so many pods on the clusters of the kubeconfigs that follow")
+	promises := flag.Bool("promise", false, "be what the platform does for the runs of rate besides pods and requests")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	measure := func() error { return b.run(ctx, strings.Split(*only, ",")) }
 	if *pods > 0 {
 		measure = func() error { return loop(ctx, *pods, flag.Args()) }
+	}
+	if *promises {
+		measure = func() error { return promise(ctx, &b) }
 	}
 	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -119,6 +119,7 @@ func (p platform) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
+	defer keepHeap()()
 	measured, err := profile(p.Profile)
 	if err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,7 +29,6 @@ import (
 	"mlaas.dev/mlaas/client"
 	"mlaas.dev/mlaas/e2e/layout"
 	"mlaas.dev/mlaas/internal/kubetest"
-	"mlaas.dev/mlaas/supervisor/environment"
 )
 
 // patience is how long one step may take: a node that is silent is given up
@@ -216,11 +214,11 @@ func (s *stage) environments(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &environment.Manager{Dir: filepath.Join(cache, "mlaas", "environments"), Log: slog.New(slog.DiscardHandler)}
-	if _, err := m.Prepare(t.Context(), mlaas.Environment{Framework: "tensorflow"}, nil, func(sentence string) { t.Log(sentence) }); err != nil {
-		t.Fatal(err)
+	folder := filepath.Join(cache, "mlaas", "environments")
+	if out, err := exec.CommandContext(t.Context(), s.binary, "env", "fill", folder, "--framework", "tensorflow").CombinedOutput(); err != nil {
+		t.Fatalf("mlaas env fill: %v: %s", err, out)
 	}
-	return m.Dir
+	return folder
 }
 
 func (s *stage) write(t *testing.T, file, text string) {

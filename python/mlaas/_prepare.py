@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import gc
 import json
 import os
 import sys
@@ -45,7 +46,8 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
         raise SystemExit("the recipe has version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["version"], VERSION))
     made = recipe.get("files") or {}
     for path in sorted(made):
-        files.append(_made(root, path, made[path]))
+        if _read(os.path.join(root, path)) != made[path].encode("utf-8"):  # else it is there already
+            files.append(_made(root, path, made[path]))
     if recipe.get("marks", 0):
         if recipe["marks"] > _marks.VERSION:
             raise SystemExit("the marks have version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["marks"], _marks.VERSION))
@@ -197,6 +199,7 @@ def _limit() -> None:
 def main() -> None:
     """Read a request on stdin and answer it on stdout."""
     _limit()
+    gc.disable()  # trees are large, and this process is short
     ask = json.load(sys.stdin)
     json.dump(prepare(ask["root"], ask["recipe"]), sys.stdout)
 

@@ -283,10 +283,10 @@ def program() -> bool:
     return own(os.path.abspath(path)) if path and path != "-c" else path == "-c"
 
 
-def called(thing: Any, depth: int = 2) -> str:
+def called(thing: Any) -> str:
     """What the user's code calls this object: the variable or attribute by
     which the nearest frames of it know it; "" if none does."""
-    frame: Any = sys._getframe(depth)
+    frame: Any = sys._getframe(1)
     for _ in range(24):
         if frame is None:
             return ""

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SITE = os.path.join(PACKAGE, "mlaas", "_site")
 
 
 class Supervisor:
@@ -22,6 +23,7 @@ class Supervisor:
         self.server.bind(self.path)
         self.server.listen(8)
         self.conns = []
+        self.readers = []
         threading.Thread(target=self.accept, args=(self.server,), daemon=True).start()
 
     def accept(self, server):
@@ -31,7 +33,8 @@ class Supervisor:
             except OSError:
                 return
             self.conns.append(conn)
-            threading.Thread(target=self.read, args=(conn,), daemon=True).start()
+            self.readers.append(threading.Thread(target=self.read, args=(conn,), daemon=True))
+            self.readers[-1].start()
 
     def read(self, conn):
         try:
@@ -56,6 +59,17 @@ class Supervisor:
     def all(self, what):
         with self.heard:
             return [m[what] for m in self.messages if what in m]
+
+    def all_said(self):
+        """Wait until what ended programs said is read. One that connects now is heard after them."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            before = len(self.all("all"))
+            last.connect(self.path)
+            last.sendall(b'{"all": "said"}\n')
+            self.wait(lambda s: len(s.all("all")) > before)
+        for reader in self.readers:
+            reader.join(10)
+            assert not reader.is_alive(), "somebody still holds the socket"
 
     def points(self):
         return [p for batch in self.all("points") for p in batch]
@@ -148,6 +162,22 @@ def spread(tmp_path):
                 done.append(subprocess.CompletedProcess(p.args, p.returncode, text[0], text[1]))
         if check:
             assert all(d.returncode == 0 for d in done), done
+        return done
+
+    return run
+
+
+@pytest.fixture
+def python(tmp_path, supervisor):
+    """Runs Python as the platform does: with tracking on, in a folder of its own."""
+
+    def run(*args, env=None, check=True, timeout=60):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLAAS_", "PYTHON"))}
+        clean.update(PYTHONPATH=SITE, PYTHONDONTWRITEBYTECODE="1", MLAAS_HOOKS="1", MLAAS_SOCKET=supervisor.path, TMPDIR=str(tmp_path))
+        clean.update(env or {})
+        done = subprocess.run([sys.executable] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=timeout)
+        if check:
+            assert done.returncode == 0, done.stderr
         return done
 
     return run

@@ -125,12 +125,18 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		s.path = abs
 	}
 	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), long: cmp.Or(o.long, longLog), wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
-	if err := s.open(); err != nil {
+	err := s.open()
+	if errors.Is(err, mlaas.ErrDisk) && s.spend() {
+		s.free()
+		err = s.open()
+	}
+	if err != nil {
 		s.free()
 		return nil, err
 	}
 	s.all.Go(s.writer.run)
 	if s.path != "" {
+		s.reserve()
 		s.all.Go(s.checkpoints)
 	}
 	return s, nil
@@ -201,6 +207,7 @@ func (s *Store) free() {
 	if s.lock != nil {
 		s.lock.Close()
 	}
+	s.pooled, s.writer.conn, s.lock = 0, nil, nil
 }
 
 func (s *Store) closed() error {

@@ -128,8 +128,11 @@ def fitted(estimator: Any, seconds: float, whole: bool) -> None:
 def plain(estimator: Any) -> Dict[str, Any]:
     """The parameters that are values, those of the parts of a pipeline too."""
     found = _try(functools.partial(estimator.get_params, deep=True)) or estimator.get_params(deep=False)
-    kept = {k: v for k, v in found.items() if v is None or isinstance(v, (bool, int, float, str))}
-    return dict(list(kept.items())[:200])
+    return dict([(k, v) for k, v in found.items() if _value(v) or isinstance(v, (list, tuple)) and len(v) <= 32 and all(map(_value, v))][:200])
+
+
+def _value(v: Any) -> bool:
+    return v is None or isinstance(v, (bool, int, float, str))
 
 
 def summary(estimator: Any) -> Dict[str, Any]:
