@@ -233,14 +233,31 @@ type Code struct {
 	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
 
 	// Distribute says how a program that knows one replica runs on several.
-	Distribute string    `json:"distribute,omitempty"` // one of Distributions; empty: auto
-	Composed   *Composed `json:"composed,omitempty"`   // mode composed only
+	Distribute Distribution `json:"distribute,omitempty"` // one of Distributions; empty: auto
+	Composed   *Composed    `json:"composed,omitempty"`   // mode composed only
 }
 
-// Distributions are the ways of running a program that was written for one
-// replica on several. In auto its code says which; in off each replica runs it
-// as it stands, and finds the others by its variables.
+// A Distribution is a way of running a program that was written for one replica
+// on several. In auto its code says which; in off each replica runs it as it
+// stands, and finds the others by its variables.
+type Distribution string
+
+// Distributions are all of them.
 var Distributions = []string{"auto", "off", "parameter-server", "data-parallel", "sync"}
+
+// UnmarshalJSON reads a text, and false as off, which YAML makes of it.
+func (d *Distribution) UnmarshalJSON(data []byte) error {
+	if string(data) == "false" {
+		*d = "off"
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return Invalid("distribute", strings.Join(Distributions, ", "), string(data))
+	}
+	*d = Distribution(text)
+	return nil
+}
 
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
@@ -496,11 +513,11 @@ func (c *Code) check() error {
 	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
 		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
 	}
-	if c.Distribute != "" && !slices.Contains(Distributions, c.Distribute) {
-		return Invalid("distribute", strings.Join(Distributions, ", "), c.Distribute)
+	if c.Distribute != "" && !slices.Contains(Distributions, string(c.Distribute)) {
+		return Invalid("distribute", strings.Join(Distributions, ", "), string(c.Distribute))
 	}
 	if c.Mode == "plain" && c.Distribute != "" && c.Distribute != "off" {
-		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", c.Distribute)
+		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", string(c.Distribute))
 	}
 	if c.Mode == "plain" && c.Locals {
 		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)

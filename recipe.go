@@ -99,7 +99,7 @@ type Mark struct {
 type Refusal struct {
 	Path   string `json:"path"`
 	Line   int    `json:"line,omitempty"`   // from 1; 0: the whole file
-	Column int    `json:"column,omitempty"` // from 1, in characters
+	Column int    `json:"column,omitempty"` // from 1, in characters; 0: the whole line
 	What   string `json:"what"`
 	Remedy string `json:"remedy"`
 }
@@ -108,7 +108,10 @@ type Refusal struct {
 func (r Refusal) String() string {
 	at := r.Path
 	if r.Line > 0 {
-		at += fmt.Sprintf(":%d:%d", r.Line, r.Column)
+		at += fmt.Sprintf(":%d", r.Line)
+	}
+	if r.Column > 0 {
+		at += fmt.Sprintf(":%d", r.Column)
 	}
 	return strings.TrimPrefix(at+": "+r.What+": "+r.Remedy, ": ")
 }

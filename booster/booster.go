@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -79,6 +80,7 @@ type Booster struct {
 	inform  informer
 	others  neighbours
 	leaving departure
+	indexed atomic.Bool   // all live replicas of the cluster are found by it
 	writing chan struct{} // has one in it while the cluster's record is written
 	hooks   *http.Client
 }

@@ -136,16 +136,14 @@ const maxLeft = 20
 // ends, moves, or is being cleared. A cluster that is given up, or never
 // answered anybody, is not asked.
 func (b *Booster) left(ctx context.Context, ledger mlaas.Ledger) (left []string, err error) {
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	live, err := b.live(ctx)
 	if err != nil {
 		return nil, err
 	}
 	told, runs := map[mlaas.Fence]bool{}, map[mlaas.RunID]bool{}
-	for _, f := range live {
-		if r := f.Value; r.Cluster == b.Cluster {
-			told[r.Fence], runs[r.Run] = true, true
-			left = append(left, fmt.Sprintf("%s is %s: %s", r.Fence, r.Status, r.Reason))
-		}
+	for _, r := range live {
+		told[r.Fence], runs[r.Run] = true, true
+		left = append(left, fmt.Sprintf("%s is %s: %s", r.Fence, r.Status, r.Reason))
 	}
 	record, _, err := store.Clusters(b.DB).Get(ctx, "", b.Cluster)
 	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {

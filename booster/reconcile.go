@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +73,7 @@ func (b *Booster) compare(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	live, err := b.live(ctx)
 	if err != nil {
 		return err
 	}
@@ -83,11 +84,8 @@ func (b *Booster) compare(ctx context.Context) error {
 	runs, alive := map[runKey]wish{}, map[mlaas.Fence]bool{}
 	g, within := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	for _, f := range live {
-		r := f.Value
-		if alive[r.Fence] = true; r.Cluster != b.Cluster {
-			continue
-		}
+	for _, r := range live {
+		alive[r.Fence] = true
 		key := runKey{r.Tenant, r.Run}
 		w, ok := runs[key]
 		if !ok {
@@ -107,6 +105,39 @@ func (b *Booster) compare(ctx context.Context) error {
 		}
 	}
 	return errors.Join(err, g.Wait())
+}
+
+// live are the replicas of this cluster that are not final. Those that v0.1
+// wrote are only found among those of all clusters; once there are none, it is
+// not looked for any: while we serve the cluster nobody else writes them.
+func (b *Booster) live(ctx context.Context) (all []mlaas.Replica, err error) {
+	records := store.Replicas(b.DB)
+	q := store.Query{Kind: records.Kind, Index: "live"}
+	if b.indexed.Load() {
+		q.Index = store.LiveOn(b.Cluster)
+	}
+	indexed := true
+	for {
+		rows, next, err := b.DB.List(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			r, err := records.Decode(row)
+			if err != nil {
+				return nil, err
+			}
+			if r.Cluster == b.Cluster {
+				all = append(all, r)
+				indexed = indexed && slices.Contains(row.Index, store.LiveOn(b.Cluster))
+			}
+		}
+		if next == (store.Key{}) {
+			b.indexed.Store(indexed)
+			return all, nil
+		}
+		q.After = next
+	}
 }
 
 // A wish is what is wanted of a run.

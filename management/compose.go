@@ -2,8 +2,12 @@ package management
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
+	"strings"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/compose"
@@ -26,20 +30,51 @@ type Composition struct {
 // composeJob says what a job's network comes to, and keeps nothing. What is
 // wrong with it is its answer, and no problem: who builds one wants to see the
 // rest as well.
-func (m *Management) composeJob(_ context.Context, in *composeIn) (*Answer[Composition], error) {
+func (m *Management) composeJob(ctx context.Context, in *composeIn) (*Answer[Composition], error) {
 	spec := in.Body
 	spec.Complete()
 	if spec.Code.Composed == nil {
 		return nil, mlaas.Invalid("code.composed", "the network, as input, hidden_layers and output", "nothing")
 	}
+	spec, err := m.lookAt(ctx, spec)
+	f, ok := errors.AsType[*mlaas.FieldError](err)
+	if err != nil && !ok {
+		return nil, err
+	}
 	c := Composition{Report: compose.Check(spec), Code: map[string]string{}, Entry: compose.Entry}
+	if ok {
+		c.Messages = slices.Insert(c.Messages, 0, compose.Message{Field: f.Field, Message: f.Error()})
+	}
 	if len(c.Messages) == 0 {
-		var err error
 		if c.Code, err = compose.Program(spec); err != nil {
 			return nil, err
 		}
 	}
 	return &Answer[Composition]{Body: c}, nil
+}
+
+// lookAt is a job whose network says of its input what the dataset does that it
+// reads, where that is here. It may be sent later; other data nobody has seen.
+func (m *Management) lookAt(ctx context.Context, spec mlaas.JobSpec) (mlaas.JobSpec, error) {
+	for _, d := range spec.Data {
+		name, ok := strings.CutPrefix(d.Source, "dataset:")
+		if !ok || d.Name != spec.Code.Composed.Input.Data {
+			continue
+		}
+		set, err := m.findDataset(ctx, tenantOf(ctx), name)
+		if errors.Is(err, mlaas.ErrNotFound) {
+			return spec, nil
+		}
+		if err != nil {
+			return spec, err
+		}
+		files, err := m.filesOf(ctx, set.Tree)
+		if err != nil {
+			return spec, err
+		}
+		return compose.Look{Files: files, Open: func(f mlaas.File) (io.ReadCloser, error) { return m.Blob.Get(ctx, f.Digest, 0) }}.Fill(spec)
+	}
+	return spec, nil
 }
 
 // composed makes the program of a job's network a version of its code, as any
@@ -55,6 +90,10 @@ func (m *Management) composed(ctx context.Context, j *mlaas.Job, spec mlaas.JobS
 
 // program keeps the program of a job's network.
 func (m *Management) program(ctx context.Context, spec mlaas.JobSpec) (*uploaded, error) {
+	spec, err := m.lookAt(ctx, spec)
+	if err != nil {
+		return nil, mlaas.In("code.composed", err)
+	}
 	files, err := compose.Program(spec)
 	if err != nil {
 		return nil, err

@@ -104,6 +104,23 @@ func TestComposeLive(t *testing.T) {
 	a.do("GET", "/api/job", nil).want(200).is("items", []any{})
 }
 
+// What a network does not say of its input, its dataset does, once it is here.
+func TestComposedLooks(t *testing.T) {
+	a := start(t)
+	table := strings.ReplaceAll(strings.ReplaceAll(`{"name": "j", `+digits+`}`, "https://example.com/d.npz", "dataset:houses"), `"format": "npz", "shape": [784]`, `"target": "kind"`)
+	a.do("POST", "/api/job", table).refuses(422, "invalid", "code.composed.input.format", "one of idx, npz")
+	a.do("POST", "/api/dataset/houses", `{"files": {"houses.csv": "area,age,rooms,kind\n1,2,3,a\n"}}`).want(201)
+	a.do("POST", "/api/job", table).want(201).is("code.composed.input.shape", nil)
+	a.do("POST", "/api/job/j/run", nil).want(202).is("version.id", "v1")
+	if text := string(a.do("GET", "/api/job/j/code/v1/file/data.py", nil).want(200).Body); !strings.Contains(text, "SHAPE = (3,)") {
+		t.Errorf("it reads\n%s", text)
+	}
+	a.do("POST", "/api/compose", table).want(200).is("layers.0.type", "csv").is("layers.0.shape", []any{3}).is("parameters", 2000+5010)
+	r := a.do("POST", "/api/compose", strings.ReplaceAll(table, `"kind"`, `"kid"`)).want(200)
+	r.is("messages.0.field", "input.target").is("code", map[string]any{})
+	a.do("PATCH", "/api/job/j", `{"code": {"composed": {"input": {"target": "kid"}}}}`).refuses(422, "invalid", "code.composed.input.target", "one of the columns of the data: area, age, rooms, kind")
+}
+
 func TestTemplates(t *testing.T) {
 	a := start(t)
 	r := a.do("GET", "/api/template", nil).want(200).is("items.0.name", "tf1").is("next_page_token", "")

@@ -30,7 +30,7 @@ type createJobIn struct {
 func (m *Management) createJob(ctx context.Context, in *createJobIn) (*Answer[mlaas.Job], store.Batch, error) {
 	spec := in.Body
 	spec.Complete()
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return nil, store.Batch{}, err
 	}
 	now := m.stamp()
@@ -48,7 +48,7 @@ func (m *Management) createJob(ctx context.Context, in *createJobIn) (*Answer[ml
 const neverRun = "It was never run."
 
 // checkSpec reports what a job may not be, besides what no job anywhere may.
-func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
+func (m *Management) checkSpec(ctx context.Context, spec *mlaas.JobSpec) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
@@ -56,7 +56,11 @@ func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
 		return err
 	}
 	if spec.Code.Mode == "composed" {
-		if err := compose.Check(*spec).Err(); err != nil {
+		looked, err := m.lookAt(ctx, *spec)
+		if err != nil {
+			return mlaas.In("code.composed", err)
+		}
+		if err := compose.Check(looked).Err(); err != nil {
 			return err
 		}
 	}
@@ -307,7 +311,7 @@ func (m *Management) patchJob(ctx context.Context, in *patchJobIn) (*Answer[mlaa
 	if err != nil {
 		return nil, none, err
 	}
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return nil, none, err
 	}
 	before, b := j.JobSpec, none

@@ -85,7 +85,7 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 			return run, nil, err
 		}
 	}
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return run, nil, err
 	}
 	want := ask.Version

@@ -92,7 +92,8 @@ func Ledgers(db Driver) Records[mlaas.Ledger] {
 }
 
 // Replicas are written by booster. ID: "RUN/worker-0"; list them by Prefix
-// "RUN/". Index: "live" until the status is final.
+// "RUN/". Index: "live" until the status is final, and so long [LiveOn] its
+// cluster, which those that v0.1 wrote last have not.
 func Replicas(db Driver) Records[mlaas.Replica] {
 	return Records[mlaas.Replica]{DB: db, Kind: "replica",
 		Key: func(r mlaas.Replica) (mlaas.Tenant, string) { return r.Tenant, ReplicaKey(r.Run, r.Fence.Replica) },
@@ -100,9 +101,12 @@ func Replicas(db Driver) Records[mlaas.Replica] {
 			if r.Status.Final() {
 				return nil
 			}
-			return []string{"live"}
+			return []string{"live", LiveOn(r.Cluster)}
 		}}
 }
+
+// LiveOn is what the live replicas of a cluster are found by.
+func LiveOn(cluster string) string { return "live=" + cluster }
 
 // ReplicaKey is the ID of a replica's record.
 func ReplicaKey(run mlaas.RunID, replica string) string { return string(run) + "/" + replica }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,7 +20,7 @@ import (
 )
 
 func (c *cli) codeCompose() *cobra.Command {
-	var backend string
+	var backend, data string
 	cmd := &cobra.Command{Use: "compose FILE [DIR]", Short: "Show the program of a composed network, or write it into a folder", Args: cobra.RangeArgs(1, 2),
 		Long: `Reads a job file whose code.composed describes a network, and shows its
 layers with their shapes and parameters, what is wrong with it, and its program.
@@ -36,22 +38,54 @@ It needs no platform.`,
 				spec.Code.Composed.Backend, spec.Environment.Framework = backend, ""
 			}
 			spec.Complete()
-			return c.composition(*spec, args[1:])
+			looked, wrong := *spec, error(nil)
+			if data != "" {
+				if looked, wrong, err = lookAt(*spec, data); err != nil {
+					return err
+				}
+			}
+			return c.composition(looked, wrong, args[1:])
 		}}
+	cmd.Flags().StringVar(&data, "data", "", "folder of its data, to be looked at: what the job does not say of its input")
 	cmd.Flags().StringVar(&backend, "backend", "", "keras, pytorch or tf1 (else code.composed.backend)")
 	return cmd
 }
 
+// lookAt is a job whose network says what the data in a folder of this machine
+// does, and what of it is otherwise there.
+func lookAt(spec mlaas.JobSpec, dir string) (out mlaas.JobSpec, wrong, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return spec, nil, missing(dir, err)
+	}
+	defer root.Close()
+	l := compose.Look{Open: func(f mlaas.File) (io.ReadCloser, error) { return root.Open(filepath.FromSlash(f.Path)) }}
+	err = fs.WalkDir(root.FS(), ".", func(at string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			l.Files = append(l.Files, mlaas.File{Path: at})
+		}
+		return err
+	})
+	if err != nil {
+		return spec, nil, err
+	}
+	out, wrong = l.Fill(spec)
+	return out, wrong, nil
+}
+
 // composition shows what the network of a job comes to.
-func (c *cli) composition(spec mlaas.JobSpec, dir []string) error {
+func (c *cli) composition(spec mlaas.JobSpec, wrong error, dir []string) error {
 	report := compose.Check(spec)
 	c.say("%s", trimLast(layers(report)))
-	if err := report.Err(); err != nil {
+	var all []string
+	if wrong != nil {
+		all = append(all, wrong.Error())
+	}
+	for _, m := range report.Messages {
+		all = append(all, m.Message)
+	}
+	if len(all) > 0 {
 		t := tell{What: "this network cannot be trained as it is", Kind: mlaas.ErrInvalid}
-		var all []string
-		for _, m := range report.Messages {
-			all = append(all, m.Message)
-		}
 		t.Why = strings.Join(all, "\n  ")
 		return t
 	}

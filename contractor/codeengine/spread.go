@@ -13,7 +13,7 @@ import (
 // nil where there is one, where the user wants them apart, and where what is
 // started is not a Python program that can be looked into.
 func distribute(run mlaas.Run) *mlaas.Distribute {
-	want := cmp.Or(run.Spec.Code.Distribute, "auto")
+	want := string(cmp.Or(run.Spec.Code.Distribute, "auto"))
 	d := &mlaas.Distribute{Want: want, Entry: entry(run)}
 	if d.Entry == "" {
 		if i := slices.Index(run.Spec.Execution.Command, "-m"); i >= 0 && i+1 < len(run.Spec.Execution.Command) {

@@ -46,7 +46,8 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
         raise SystemExit("the recipe has version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["version"], VERSION))
     made = recipe.get("files") or {}
     for path in sorted(made):
-        files.append(_made(root, path, made[path]))
+        if _read(os.path.join(root, path)) != made[path].encode("utf-8"):  # else it is there already
+            files.append(_made(root, path, made[path]))
     if recipe.get("marks", 0):
         if recipe["marks"] > _marks.VERSION:
             raise SystemExit("the marks have version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["marks"], _marks.VERSION))
@@ -57,7 +58,7 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
             refusals.extend(_shadows(root, recipe.get("entry") or ""))
     ask = recipe.get("distribute")  # code.distribute, and how many there are
     if ask:
-        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"])
+        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"], made)
         answer["spread"] = {"strategy": seen["strategy"], "says": seen["says"]}
         refusals.extend(_refusal(r["file"], r["line"], 0, "this program cannot be spread over replicas", r["text"]) for r in seen["refusals"])
     if refusals:

@@ -117,10 +117,29 @@ def test_threads():
         {"id": "0x7f02", "name": "", "current": True, "frames": []}]
 
 
+def test_a_real_debugger(start):
+    """debugpy itself: it answers as the debug adapter protocol has it."""
+    pytest.importorskip("debugpy")
+    import socket
+
+    p = start("import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nprint('on')\n")
+    answer = look("debugger", p.pid)
+    assert answer["error"] == "", answer
+    with socket.create_connection(("127.0.0.1", answer["port"]), timeout=30) as s:
+        ask = json.dumps({"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "mlaas"}}).encode()
+        s.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(ask), ask))
+        heard = b""
+        while b'"command": "initialize"' not in heard:
+            more = s.recv(65536)
+            assert more, heard
+            heard += more
+    assert b'"success": true' in heard
+    out, _ = p.communicate("go\n", timeout=60)
+    assert out == "on\n"
+
+
 def test_a_debugger_without_debugpy(start):
-    if subprocess.run([sys.executable, "-c", "import debugpy"], stderr=subprocess.DEVNULL).returncode == 0:
-        pytest.skip("debugpy is here")
-    p = start("import sys\nprint('ready', flush=True)\nsys.stdin.readline()\n")
+    p = start("import sys; sys.modules['debugpy'] = None\nprint('ready', flush=True)\nsys.stdin.readline()\n")
     answer = look("debugger", p.pid)
     assert answer == {"port": 0, "pid": p.pid, "error": "its environment has no debugpy; add it to environment.packages and run again"}
 

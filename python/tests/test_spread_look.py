@@ -129,3 +129,24 @@ def test_a_loop_of_imports_and_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.py").write_text("import main, b")
     (tmp_path / "b.py").write_bytes(b"\xff\xfe\x00")
     assert look(str(tmp_path), "main.py", replicas=2)["strategy"] == "keras"
+
+
+def test_files_that_are_put_beside_it_count(tmp_path):
+    (tmp_path / "model.py").write_text("import keras")
+    got = look(str(tmp_path), "main.py", replicas=2, made={"main.py": "import model\nmodel.go()"})
+    assert got["strategy"] == "keras"
+    assert look(str(tmp_path), "main.py", replicas=2, made={"main.py": "print(1)"})["strategy"] == ""
+
+
+def test_a_recipe_that_asks(tmp_path):
+    """As the supervisor and the preview ask: the answer, or refusals of their kind."""
+    from mlaas._prepare import prepare
+
+    recipe = {"version": 1, "mode": "nonintrusive", "entry": "main.py", "distribute": {"want": "auto", "entry": "main.py", "replicas": 4, "servers": 0}}
+    (tmp_path / "main.py").write_text(TORCH)
+    got = prepare(str(tmp_path), recipe)
+    assert got["spread"]["strategy"] == "torch" and got["spread"]["says"] and not got["refusals"] and not got["files"]
+    (tmp_path / "main.py").write_text(TORCH + "torch.optim.LBFGS([])")
+    got = prepare(str(tmp_path), recipe)
+    assert got["spread"]["strategy"] == "" and [(r["path"], r["line"], r["column"]) for r in got["refusals"]] == [("main.py", 4, 0)]
+    assert "spread" not in prepare(str(tmp_path), {"version": 1, "mode": "nonintrusive", "entry": "main.py"})

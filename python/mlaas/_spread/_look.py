@@ -74,7 +74,7 @@ class Facts:
         return None
 
 
-def look(root: str, entry: str, want: str = "auto", replicas: int = 2, servers: int = 0) -> Dict[str, Any]:
+def look(root: str, entry: str, want: str = "auto", replicas: int = 2, servers: int = 0, made: Optional[Dict[str, str]] = None) -> Dict[str, Any]:
     """How the program that entry starts can be spread over replicas.
 
     Args:
@@ -82,11 +82,12 @@ def look(root: str, entry: str, want: str = "auto", replicas: int = 2, servers: 
         entry: the file to start, below root; or "-m NAME".
         want: code.distribute of the job.
         replicas: chiefs and workers; servers: parameter servers.
+        made: texts of files that are put into root before the program starts.
     Returns: {"strategy": one of STRATEGIES, or "" where each replica runs the
         program by itself; "says": sentences on what changes; "refusals":
         [{"file", "line", "text"}], which are empty where the run may begin}.
     """
-    facts = _read(root, entry)
+    facts = _read(_Files(root, made or {}), entry)
     out: Dict[str, Any] = {"strategy": "", "says": [], "refusals": []}
 
     def refuse(at: Optional[Place], text: str) -> None:
@@ -258,22 +259,39 @@ def _says(strategy: str, facts: Facts, n: int, servers: int) -> List[str]:
 # ---- reading ----
 
 
-def _read(root: str, entry: str) -> Facts:
+class _Files:
+    """The code: what is in a folder, and what will be put there."""
+
+    def __init__(self, root: str, made: Dict[str, str]):
+        self.root, self.made = root, made
+
+    def has(self, path: str) -> bool:
+        return path in self.made or os.path.isfile(os.path.join(self.root, path))
+
+    def text(self, path: str) -> Optional[str]:
+        if path in self.made:
+            return self.made[path]
+        full = os.path.join(self.root, path)
+        try:
+            if os.path.getsize(full) > SIZE:
+                return None
+            with tokenize.open(full) as f:  # PEP 263
+                return f.read()
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            return None
+
+
+def _read(files: _Files, entry: str) -> Facts:
     facts = Facts()
-    first = _entry(root, entry)
+    first = _entry(files, entry)
     todo, seen = [first] if first else [], set()  # type: Tuple[List[str], Set[str]]
     while todo and len(seen) < FILES:
         path = todo.pop(0)
         if path in seen:
             continue
         seen.add(path)
-        full = os.path.join(root, path)
-        try:
-            if os.path.getsize(full) > SIZE:
-                continue
-            with tokenize.open(full) as f:  # PEP 263
-                text = f.read()
-        except (OSError, SyntaxError, UnicodeDecodeError):
+        text = files.text(path)
+        if text is None:
             continue
         try:
             tree = ast.parse(text, path)
@@ -282,7 +300,7 @@ def _read(root: str, entry: str) -> Facts:
                 facts.broken = (Place(path, getattr(e, "lineno", 0) or 0), str(e))
             continue
         _marks(text, path, facts)
-        reader = _Reader(root, path, facts)
+        reader = _Reader(files, path, facts)
         reader.read(tree)
         todo += reader.more
     return facts
@@ -302,21 +320,21 @@ def _marks(text: str, path: str, facts: Facts) -> None:
         pass
 
 
-def _entry(root: str, entry: str) -> Optional[str]:
+def _entry(files: _Files, entry: str) -> Optional[str]:
     if entry.startswith("-m "):
         base = entry[3:].strip().replace(".", "/")
         for path in (base + ".py", base + "/__main__.py"):
-            if os.path.isfile(os.path.join(root, path)):
+            if files.has(path):
                 return path
         return None
-    return entry if entry.endswith(".py") and os.path.isfile(os.path.join(root, entry)) else None
+    return entry if entry.endswith(".py") and files.has(entry) else None
 
 
 class _Reader:
     """One module: what its names stand for, and what it does with them."""
 
-    def __init__(self, root: str, path: str, facts: Facts):
-        self.root, self.path, self.facts = root, path, facts
+    def __init__(self, files: _Files, path: str, facts: Facts):
+        self.files, self.path, self.facts = files, path, facts
         self.means: Dict[str, str] = {}  # a name of the module: its full name
         self.more: List[str] = []
 
@@ -388,7 +406,7 @@ class _Reader:
             for folder in {"", here}:  # a script's own folder is on its path
                 for path in (base + ".py", base + "/__init__.py"):
                     path = os.path.join(folder, path)
-                    if os.path.isfile(os.path.join(self.root, path)):
+                    if self.files.has(path):
                         self.more.append(path)
 
     def _full(self, node: ast.AST) -> str:
