@@ -8,6 +8,7 @@ package main
 import (
 	"bufio"
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -224,7 +225,7 @@ func (b bench) pairs(l loop, n int, with func() (float64, error)) (ratios, share
 }
 
 func said(err error) error {
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		lines := strings.Split(strings.TrimSpace(string(exit.Stderr)), "\n")
 		return fmt.Errorf("%w: %s", err, lines[len(lines)-1])
 	}

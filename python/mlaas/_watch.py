@@ -19,6 +19,7 @@ PRINTED, BOARD, STEP, TRAINER = range(4)  # ranks: a line of text, TensorBoard, 
 
 FIRST = 200  # values of a kind that are recorded one by one
 EVERY = 0.05  # seconds between later ones: what a step does costs a counter and a clock
+SLOWEST = 0.5  # seconds after which one is recorded in any case
 
 step = max(0, _log._recorder.step)  # of the training, in this program: hooks count on from here
 counted = False  # whether a hook has counted a step
@@ -31,10 +32,10 @@ _params: Dict[str, Any] = {}
 class Sampler:
     """Says when to record: always at first, then a few times a second."""
 
-    __slots__ = ("left", "every", "then")
+    __slots__ = ("left", "every", "then", "used", "at_last")
 
     def __init__(self, first: int = FIRST, every: float = EVERY):
-        self.left, self.every, self.then = first, every, 0.0
+        self.left, self.every, self.then, self.used, self.at_last = first, every, 0.0, 0.0, 0.0
 
     def due(self) -> bool:
         if self.left:
@@ -44,6 +45,12 @@ class Sampler:
         if now < self.then:
             return False
         self.then = now + self.every
+        # On a busy machine much time passes in few steps, and recording would be
+        # a larger part of them: what this thread has used counts, up to a limit.
+        used = time.thread_time()
+        if used - self.used < self.every and now < self.at_last + SLOWEST:
+            return False
+        self.used, self.at_last = used, now
         return True
 
 
