@@ -20,11 +20,12 @@ build: page ## bin/mlaas, one static binary, with the page where npm is there
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mlaas ./cmd/mlaas
 
-# The page is built where npm is and its sources have changed; without npm the
-# binary has one that says how to build it.
+# The page is built where npm is and its sources have changed; without npm, or
+# with PAGE=no, the binary has the one of before, or one that says how to build it.
+PAGE ?= yes
 .PHONY: page web web-check e2e-web
 page:
-	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory web/dist/page/index.html; \
+	@if [ "$(PAGE)" = no ]; then :; elif command -v npm > /dev/null; then $(MAKE) --no-print-directory web/dist/page/index.html; \
 	  else echo "page: no npm here, so bin/mlaas has no page but one that says how to build it"; fi
 
 web/app/node_modules/.done: web/app/package.json web/app/package-lock.json
@@ -56,7 +57,7 @@ down: ## end the platform of 'make up' and every replica
 need: ## what the tests need besides, such as redis-server
 	@.ci/need
 
-test: need check python e2e-layouts torture-short ## the whole suite; on Kubernetes too if 'make kube-bin' was there
+test: need check web-check python e2e-layouts e2e-web torture-short ## the whole suite; on Kubernetes too if 'make kube-bin' was there
 	@if [ "$$MLAAS_KUBE_BIN" != - ] && kubetest/build.sh built; then $(MAKE) e2e-kube; fi
 
 check: lint unit ## lint and unit tests: before every commit

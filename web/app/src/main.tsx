@@ -9,7 +9,7 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { LiveProvider, newCache, newLive } from "./api/live";
 import { newRouter } from "./router";
-import { nonce, theme } from "./theme";
+import { nonce, theme, variables } from "./theme";
 
 const cache = newCache();
 const live = newLive(cache);
@@ -17,7 +17,7 @@ const router = newRouter();
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
-    <MantineProvider theme={theme} defaultColorScheme="auto" getStyleNonce={nonce}>
+    <MantineProvider theme={theme} cssVariablesResolver={variables} defaultColorScheme="auto" getStyleNonce={nonce}>
       <Notifications position="bottom-right" />
       <QueryClientProvider client={cache}>
         <LiveProvider value={live}>

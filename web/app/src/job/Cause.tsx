@@ -3,7 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import type { Job, Run, RunAsk } from "../api/client";
 import { useReplicas } from "../api/live";
-import { linesQuery } from "../api/queries";
+import { contentQuery, linesQuery } from "../api/queries";
 import { useStart } from "../jobs/actions";
 import { raised } from "../log/levels";
 import { bytes, size } from "../shell/words";
@@ -17,7 +17,8 @@ export function Cause({ job, run }: { job: Job; run: Run }) {
   const said = useQuery(linesQuery(run.id, { grep: raised, tail: "1" })).data?.[0];
   const place = useQuery({ ...linesQuery(run.id, { grep: '^  File "[^"]+", line [0-9]+', tail: "1" }), enabled: !!said }).data?.[0];
   const where = /^ {2}File "([^"]+)", line (\d+)/.exec(place?.line ?? "");
-  const file = where && run.version.files?.find((f) => where[1]!.endsWith(`/${f.path}`))?.path;
+  const { data: code } = useQuery(contentQuery(job.id, `v${run.version.number}`));
+  const file = where && code?.files?.find((f) => `/${where[1]}`.endsWith(`/${f.path}`))?.path;
   const start = useStart();
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
   const again = (ask: RunAsk) => start.mutate({ job: job.id, ask: { version: `v${run.version.number}`, ...ask }, key: crypto.randomUUID() }, { onSuccess: () => void navigate({ search: {} }) });

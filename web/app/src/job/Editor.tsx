@@ -63,7 +63,7 @@ export function Editor({ path, text, base, line, readOnly = false, change, save,
         extensions: [
           EditorView.cspNonce.of(nonce()),
           EditorView.theme({}, { dark }),
-          EditorView.contentAttributes.of({ "aria-label": `Text of ${path}` }),
+          EditorView.contentAttributes.of({ "aria-label": `Text of ${path}`, tabindex: "0" }),
           keymap.of([
             { key: "Mod-s", preventDefault: true, run: () => (acts.current.save(), true) },
             { key: "Mod-Enter", preventDefault: true, run: () => (acts.current.run(), true) },

@@ -44,8 +44,8 @@ export default function Replicas({ job, run }: { job: Job; run: Run | undefined 
                       <Table.Td style={{ whiteSpace: "nowrap" }}>{r.started ? lasting((r.ended ? Date.parse(r.ended) : now) - Date.parse(r.started)) : ""}</Table.Td>
                       <Table.Td style={{ minWidth: 200 }}>{r.reason}{r.oom ? " It reached its memory ceiling." : ""}</Table.Td>
                       <Table.Td style={{ whiteSpace: "nowrap" }}>
-                        <Button size="compact-xs" variant="subtle" onClick={() => look(r.replica)} aria-label={`History of ${r.replica}`}>History</Button>
-                        <Button size="compact-xs" variant="subtle" aria-pressed={replica === r.replica} aria-label={`Log of ${r.replica} alone`}
+                        <Button size="compact-xs" variant="subtle" onClick={() => look(r.replica)} aria-label={`History: ${r.replica}`}>History</Button>
+                        <Button size="compact-xs" variant="subtle" aria-pressed={replica === r.replica} aria-label={replica === r.replica ? "All logs" : `Its log: ${r.replica}`}
                           onClick={() => void navigate({ search: (s) => ({ ...s, replica: s.replica === r.replica ? undefined : r.replica, line: undefined }) })}>{replica === r.replica ? "All logs" : "Its log"}</Button>
                       </Table.Td>
                     </Table.Tr>

@@ -54,7 +54,7 @@ function Logins() {
             {(sessions.data ?? []).filter((s) => !s.revoked).map((s) => (
               <Table.Tr key={s.id}>
                 <Table.Td style={{ maxWidth: 360, overflowWrap: "anywhere" }}>{s.agent}{s.current ? " (this one)" : ""}</Table.Td><Table.Td>{s.address}</Table.Td><Table.Td title={full(s.created)}>{when(s.created)}</Table.Td><Table.Td title={full(s.expires)}>{when(s.expires)}</Table.Td>
-                <Table.Td><Button size="compact-xs" variant="default" loading={revoke.isPending && revoke.variables === s.id} onClick={() => revoke.mutate(s.id)} aria-label={`End the login of ${s.address}, since ${when(s.created)}`}>End</Button></Table.Td>
+                <Table.Td><Button size="compact-xs" variant="default" loading={revoke.isPending && revoke.variables === s.id} onClick={() => revoke.mutate(s.id)} aria-label={`End: the login of ${s.address}, since ${when(s.created)}`}>End</Button></Table.Td>
               </Table.Tr>
             ))}
           </Table.Tbody>
@@ -87,7 +87,7 @@ function Secrets() {
       {(secrets.data?.length ?? 0) > 0 && (
         <Table mb="sm">
           <Table.Thead><Table.Tr><Table.Th>name</Table.Th><Table.Th>version</Table.Th><Table.Th>set</Table.Th><Table.Th>delete</Table.Th></Table.Tr></Table.Thead>
-          <Table.Tbody>{secrets.data!.map((s) => <Table.Tr key={s.name}><Table.Td>{s.name}</Table.Td><Table.Td>{s.version}</Table.Td><Table.Td>{when(s.updated)}</Table.Td><Table.Td><Button size="compact-xs" variant="default" aria-label={`Delete ${s.name}`} onClick={() => remove.mutate(s.name)}>Delete</Button></Table.Td></Table.Tr>)}</Table.Tbody>
+          <Table.Tbody>{secrets.data!.map((s) => <Table.Tr key={s.name}><Table.Td>{s.name}</Table.Td><Table.Td>{s.version}</Table.Td><Table.Td>{when(s.updated)}</Table.Td><Table.Td><Button size="compact-xs" variant="default" aria-label={`Delete: ${s.name}`} onClick={() => remove.mutate(s.name)}>Delete</Button></Table.Td></Table.Tr>)}</Table.Tbody>
         </Table>
       )}
       <form onSubmit={(e) => {

@@ -9,7 +9,7 @@ type Choice = { name: string; what: string; act: () => void };
 /** Everything by its name: pages, jobs, what can be done. */
 export function Palette({ open, close, keys }: { open: boolean; close: () => void; keys: () => void }) {
   return (
-    <Modal opened={open} onClose={close} withCloseButton={false} padding="xs" size="lg" title={undefined} aria-label="Search">
+    <Modal opened={open} onClose={close} withCloseButton={false} padding="xs" size="lg" title="Search">
       {open && <Search close={close} keys={keys} />}
     </Modal>
   );

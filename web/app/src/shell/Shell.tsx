@@ -64,7 +64,7 @@ export function Shell() {
             <LinkState />
             <Scheme />
             <Tooltip label="Keys"><ActionIcon variant="default" size={30} aria-label="Keyboard shortcuts" onClick={sheetOpen.open}>?</ActionIcon></Tooltip>
-            <ButtonTo to="/jobs/new" size="xs">New job</ButtonTo>
+            <ButtonTo to="/jobs/new" search={{}} size="xs" px={{ base: 10, sm: "sm" }} aria-label="New job">+<Text component="span" inherit visibleFrom="sm" ml={6}>New job</Text></ButtonTo>
           </Group>
         </Group>
       </AppShell.Header>
