@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 DIR     ?= $(CURDIR)/.mlaas
 MINUTES ?= 60
 
-.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-kube simulate torture torture-short cross gen fuzz bench bench-kube bench-paper clean
+.PHONY: help need build demo up down test check lint unit kube-bin python e2e e2e-layouts e2e-code e2e-kube simulate torture torture-short cross gen fuzz bench bench-kube bench-paper bench-tracker clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -83,7 +83,7 @@ unit: bin/versitygw ## unit tests under the race detector
 
 bin/pytest/.done: python/pyproject.toml
 	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q uv
-	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest numpy scikit-learn tensorflow-cpu pillow pyarrow && touch $@
+	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest debugpy numpy scikit-learn tensorflow-cpu pillow pyarrow && touch $@
 
 python: bin/pytest/.done ## tests of the Python package
 	cd python && ../bin/pytest/bin/python -m pytest -q -p no:cacheprovider tests
@@ -91,8 +91,16 @@ python: bin/pytest/.done ## tests of the Python package
 e2e: build ## the scripts of e2e/, against the built binary
 	MLAAS_BIN=$(CURDIR)/bin/mlaas $(GO) test -count=1 -timeout 20m ./e2e
 
+# Replicas see little of this machine; /opt they do.
+CODE_ENVIRONMENTS ?= $(if $(filter 0,$(shell id -u)),/opt/mlaas-e2e-code,$(HOME)/.cache/mlaas/e2e-code)
+e2e-code: build bin/pytest/.done ## the gallery and the hooks' tests with every framework, in versions of now and older ones
+	UV=$(CURDIR)/bin/pytest/bin/uv e2e/code/environments.sh $(CODE_ENVIRONMENTS)
+	e2e/code/frameworks.sh $(CODE_ENVIRONMENTS)
+	MLAAS_BIN=$(CURDIR)/bin/mlaas MLAAS_CODE_ENVIRONMENTS=$(CODE_ENVIRONMENTS) MLAAS_CODE_DATA=$$(examples/get_mnist.sh) \
+	  $(GO) test -count=1 -timeout 60m -v ./e2e/code -update
+
 SEEDS ?= 1000
-e2e-kube: need build kube-bin bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
+e2e-kube: need build kube-bin bin/versitygw bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
 	@[ "$$(id -u)" = 0 ] || { echo "e2e-kube: skipped: clusters need network namespaces, which only root may make"; exit 0; }; \
 	MLAAS_BIN=$(CURDIR)/bin/mlaas CGO_ENABLED=1 CI=true $(GO) test -race -p 1 -count=1 -timeout 20m \
 	  $$(grep -rlE --include='*_test.go' '^package kubetest$$|"mlaas.dev/mlaas/internal/kubetest"' . | xargs -n1 dirname | sort -u)
@@ -124,7 +132,7 @@ gen: ## everything that is made from the code: OpenAPI, state picture, goldens
 	$(GO) test ./management -run OpenAPI -update
 	$(GO) test ./contractor/... -update
 
-chart: ## the Helm chart, rendered as Helm does
+chart: ## the Helm chart, rendered as Helm does; 'make e2e-kube' installs it
 	cd deploy/helm && $(GO) test .
 
 fuzz: ## every fuzz target for 20 s
@@ -137,6 +145,9 @@ bench: build bin/versitygw ## what is promised about speed, beside its limit
 
 bench-kube: build need kube-bin ## what is promised about Kubernetes clusters, beside its limit; only root may
 	$(GO) run ./bench/kube -bin $(CURDIR)/bin/mlaas
+
+bench-tracker: ## what being tracked costs a step; after make e2e-code, whose environments it takes
+	$(GO) run ./bench/tracker -environments $(CODE_ENVIRONMENTS)
 
 bench-paper: build ## the paper's figure 6.1, short
 	$(GO) run ./bench/paper -bin $(CURDIR)/bin/mlaas

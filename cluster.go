@@ -68,7 +68,7 @@ type KubeSettings struct {
 	Images map[string]string `json:"images,omitempty"`
 
 	// Environments is a volume with Python environments by lock hash, instead of
-	// images: a copy of the folder env of a platform, at the same path.
+	// images: `mlaas env fill` made them there, at the same path.
 	Environments *KubeVolume `json:"environments,omitempty"`
 
 	// Volumes are seen by every replica: data that is there already.

@@ -135,8 +135,6 @@ func (j *JobSpec) completeComposed() {
 func (j *JobSpec) checkComposed() error {
 	c, e := j.Code.Composed, j.Environment
 	switch {
-	case j.Code.Mode != "composed" && c != nil:
-		return Invalid("code.composed", "nothing in mode "+j.Code.Mode+": only mode composed has it", said("an object"))
 	case j.Code.Mode != "composed":
 		return nil
 	case c == nil:

@@ -118,6 +118,7 @@ type Phase struct {
 	Program  bool          `json:"program"` // whether the user's program was started
 	ExitCode *int          `json:"exitCode,omitempty"`
 	OOM      bool          `json:"oom,omitempty"`
+	Failure  *Failure      `json:"failure,omitempty"`  // where its program failed, as far as Python said
 	Outputs  Digest        `json:"outputs,omitempty"`  // its tree is in blob by now
 	Lock     *Locked       `json:"lock,omitempty"`     // an environment that it resolved
 	Data     []Fetched     `json:"data,omitempty"`     // what its sources gave
@@ -168,6 +169,50 @@ type Open struct {
 	Terminal *Size    `json:"terminal,omitempty"` // the command gets a terminal of this size; empty: pipes
 	Term     string   `json:"term,omitempty"`     // what kind of terminal, as $TERM says it
 	Port     int      `json:"port,omitempty"`     // instead of a command
+	Look     string   `json:"look,omitempty"`     // instead of a command: one of Looks; only where Hello.Recipes is not 0
+}
+
+// Looks are what can be found out of the Python processes of a program. The
+// answer is a JSON text.
+const (
+	LookStacks   = "stacks"   // what each thread does now: a Stacks
+	LookDebugger = "debugger" // a debugger is let in: a Debugger
+)
+
+// Stacks are what the Python processes of a replica do now.
+type Stacks struct {
+	Processes []PythonProcess `json:"processes"`
+}
+
+// A PythonProcess is one Python process of a replica.
+type PythonProcess struct {
+	PID     int      `json:"pid"` // as the replica sees it
+	Command []string `json:"command"`
+	Threads []Thread `json:"threads"`
+	Error   string   `json:"error"` // why it does not say; else empty
+}
+
+// A Thread is what one thread does.
+type Thread struct {
+	ID      string       `json:"id"`
+	Name    string       `json:"name"`    // empty where Python does not say
+	Current bool         `json:"current"` // it has the interpreter
+	Frames  []StackFrame `json:"frames"`  // innermost first, at most 100
+}
+
+// A StackFrame is a place in a program.
+type StackFrame struct {
+	File     string `json:"file"`
+	Line     int    `json:"line"` // from 1; 0: Python does not say
+	Function string `json:"function"`
+	Text     string `json:"text"` // of the line, where the file can be read
+}
+
+// A Debugger is where the program lets a debugger in.
+type Debugger struct {
+	Port  int    `json:"port"` // of the replica's loopback, in the debug adapter protocol
+	PID   int    `json:"pid"`
+	Error string `json:"error"` // why not; else empty
 }
 
 // A Size is that of a terminal.

@@ -227,11 +227,36 @@ type Data struct {
 
 // Code says which code a run takes, and how it is made trackable.
 type Code struct {
-	Mode     string    `json:"mode"`               // plain | guiding | annotation | nonintrusive | composed
-	Version  VersionID `json:"version,omitempty"`  // empty: the newest
-	Hooks    *bool     `json:"hooks,omitempty"`    // whether post-import hooks record; empty: in every mode but plain
-	Locals   bool      `json:"locals,omitempty"`   // a failure tells the local variables of its frames
-	Composed *Composed `json:"composed,omitempty"` // mode composed only
+	Mode    string    `json:"mode"`              // plain | guiding | annotation | nonintrusive | composed
+	Version VersionID `json:"version,omitempty"` // empty: the newest
+	Hooks   *bool     `json:"hooks,omitempty"`   // whether post-import hooks record; empty: in annotation and nonintrusive
+	Locals  bool      `json:"locals,omitempty"`  // a failure tells the local variables of its frames
+
+	// Distribute says how a program that knows one replica runs on several.
+	Distribute Distribution `json:"distribute,omitempty"` // one of Distributions; empty: auto
+	Composed   *Composed    `json:"composed,omitempty"`   // mode composed only
+}
+
+// A Distribution is a way of running a program that was written for one replica
+// on several. In auto its code says which; in off each replica runs it as it
+// stands, and finds the others by its variables.
+type Distribution string
+
+// Distributions are all of them.
+var Distributions = []string{"auto", "off", "parameter-server", "data-parallel", "sync"}
+
+// UnmarshalJSON reads a text, and false as off, which YAML makes of it.
+func (d *Distribution) UnmarshalJSON(data []byte) error {
+	if string(data) == "false" {
+		*d = "off"
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return Invalid("distribute", strings.Join(Distributions, ", "), string(data))
+	}
+	*d = Distribution(text)
+	return nil
 }
 
 // Modes are the ways of making code trackable (paper §4.4).
@@ -307,6 +332,27 @@ func (j *JobSpec) Complete() {
 	if j.Code.Mode == "" {
 		j.Code.Mode = "nonintrusive"
 	}
+}
+
+// Trainers is how many chiefs and workers a run may have at most, and how many
+// parameter servers hold their variables.
+func (j *JobSpec) Trainers() (replicas, servers int) {
+	for name, role := range j.Roles {
+		switch name {
+		case Chief, Worker:
+			replicas += role.Replicas.Max
+		case PS:
+			servers += role.Replicas.Max
+		}
+	}
+	return replicas, servers
+}
+
+// Spreads reports whether a program may be spread over the replicas of a run:
+// there are several, and the job does not want them apart.
+func (j *JobSpec) Spreads() bool {
+	replicas, servers := j.Trainers()
+	return j.Code.Mode != "plain" && j.Code.Mode != "" && j.Code.Distribute != "off" && (replicas > 1 || servers > 0)
 }
 
 // Check reports the first field of a completed spec that is wrong: which,
@@ -467,15 +513,25 @@ func (c *Code) check() error {
 	if c.Mode == "plain" && c.Hooks != nil && *c.Hooks {
 		return Invalid("hooks", "false, or another code.mode: in plain nothing is added to the program", true)
 	}
+	if c.Distribute != "" && !slices.Contains(Distributions, string(c.Distribute)) {
+		return Invalid("distribute", strings.Join(Distributions, ", "), string(c.Distribute))
+	}
+	if c.Mode == "plain" && c.Distribute != "" && c.Distribute != "off" {
+		return Invalid("distribute", "off, or another code.mode: in plain nothing is added to the program", string(c.Distribute))
+	}
 	if c.Mode == "plain" && c.Locals {
 		return Invalid("locals", "false, or another code.mode: in plain nothing is added to the program", true)
 	}
 	return nil
 }
 
-// Hooked reports whether post-import hooks record what the program does.
+// Hooked reports whether post-import hooks record what the program does. A
+// guided or composed program records by itself.
 func (c *Code) Hooked() bool {
-	return c.Mode != "plain" && c.Mode != "" && (c.Hooks == nil || *c.Hooks)
+	if c.Hooks != nil {
+		return *c.Hooks && c.Mode != "plain"
+	}
+	return c.Mode == "annotation" || c.Mode == "nonintrusive"
 }
 
 func (d Data) check() error {

@@ -14,8 +14,9 @@ const ToContractor = "contractor"
 // ToBooster is the inbox of a cluster: the booster that serves it hears it.
 func ToBooster(cluster string) string { return "booster/" + cluster }
 
-// RunAsked goes from management to contractor: a user pressed run. Twice: the
-// run has a state by then, and the job engine knows no rule for it.
+// RunAsked goes from management to contractor: a user pressed run, or wants
+// something else of a run that is there. Twice: the run has a state by then that
+// is of the same wish, and the job engine knows no rule for it.
 type RunAsked struct {
 	Tenant Tenant `json:"tenant"`
 	Run    RunID  `json:"run"`

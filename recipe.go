@@ -34,22 +34,33 @@ type Recipe struct {
 	// is there already is replaced.
 	Files map[string]string `json:"files,omitempty"`
 
-	Hooks  bool    `json:"hooks,omitempty"`  // what the program does is recorded by post-import hooks
-	Locals bool    `json:"locals,omitempty"` // a failure tells the local variables too
-	Spread *Spread `json:"spread,omitempty"`
+	Hooks  bool `json:"hooks,omitempty"`  // what the program does is recorded by post-import hooks
+	Locals bool `json:"locals,omitempty"` // a failure tells the local variables too
+
+	// Distribute asks for code that was written for one replica to train as one
+	// on several; nil: there is one, or the user wants them apart.
+	Distribute *Distribute `json:"distribute,omitempty"`
+}
+
+// A Distribute is what the code is looked at for.
+type Distribute struct {
+	Want     string `json:"want"`     // one of Distributions
+	Entry    string `json:"entry"`    // what is started: "main.py" or "-m NAME"
+	Replicas int    `json:"replicas"` // chief and workers
+	Servers  int    `json:"servers"`  // parameter servers
 }
 
 // A Spread says how code that knows one replica runs on several.
 type Spread struct {
-	Strategy string   `json:"strategy"`
-	Says     []string `json:"says"` // what changes by it, a sentence each
+	Strategy string   `json:"strategy"` // tf1, keras, torch or sync; empty: each replica runs the program by itself
+	Says     []string `json:"says"`     // what changes by it, a sentence each
 }
 
 // Changes reports whether the recipe may change a file, or must look into one:
 // then it is applied before the program starts. Else the code stays as it was
 // written.
 func (r *Recipe) Changes() bool {
-	return r != nil && (r.Marks > 0 || len(r.Files) > 0 || r.Spread != nil)
+	return r != nil && (r.Marks > 0 || len(r.Files) > 0 || r.Distribute != nil)
 }
 
 // A Preparation is code after a recipe was applied to it.
@@ -88,7 +99,7 @@ type Mark struct {
 type Refusal struct {
 	Path   string `json:"path"`
 	Line   int    `json:"line,omitempty"`   // from 1; 0: the whole file
-	Column int    `json:"column,omitempty"` // from 1, in characters
+	Column int    `json:"column,omitempty"` // from 1, in characters; 0: the whole line
 	What   string `json:"what"`
 	Remedy string `json:"remedy"`
 }
@@ -97,7 +108,10 @@ type Refusal struct {
 func (r Refusal) String() string {
 	at := r.Path
 	if r.Line > 0 {
-		at += fmt.Sprintf(":%d:%d", r.Line, r.Column)
+		at += fmt.Sprintf(":%d", r.Line)
+	}
+	if r.Column > 0 {
+		at += fmt.Sprintf(":%d", r.Column)
 	}
 	return strings.TrimPrefix(at+": "+r.What+": "+r.Remedy, ": ")
 }

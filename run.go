@@ -10,17 +10,22 @@ import (
 
 // A Run is the wish for one execution of a version: immutable input, so that
 // it can be done again. Management alone writes it; after it is made only
-// Wanted changes.
+// Wanted and Anywhere change.
 type Run struct {
-	ID      RunID     `json:"id"`
-	Tenant  Tenant    `json:"-"`
-	Job     JobID     `json:"job"`
-	JobName string    `json:"jobName"`
-	Number  int       `json:"number"` // people write NAME/7
-	Version Version   `json:"version"`
-	Spec    JobSpec   `json:"spec"` // as it was when run was pressed, with the run's own parameters and roles
-	Wanted  Wanted    `json:"wanted"`
-	Why     string    `json:"why,omitempty"` // why it is to stop
+	ID      RunID   `json:"id"`
+	Tenant  Tenant  `json:"-"`
+	Job     JobID   `json:"job"`
+	JobName string  `json:"jobName"`
+	Number  int     `json:"number"` // people write NAME/7
+	Version Version `json:"version"`
+	Spec    JobSpec `json:"spec"` // as it was when run was pressed, with the run's own parameters and roles
+	Wanted  Wanted  `json:"wanted"`
+	Why     string  `json:"why,omitempty"` // why it is to stop
+
+	// Anywhere is how often its user let it on every node again: what rules have
+	// excluded until then is forgotten.
+	Anywhere int `json:"anywhere,omitempty"`
+
 	Created time.Time `json:"created"`
 	Trace   string    `json:"trace,omitempty"` // the W3C traceparent of the request that asked for it
 }
@@ -83,6 +88,7 @@ type RunState struct {
 	// role it is to have instead, and on which nodes none of a role may run.
 	Sizes    map[string]int      `json:"sizes,omitempty"`
 	Excluded map[string][]string `json:"excluded,omitempty"` // by role, newest last, at most 16
+	Anywhere int                 `json:"anywhere,omitempty"` // the run's, when Excluded was forgotten last
 }
 
 // An Attempt is one try of the whole set of replicas.
@@ -189,6 +195,7 @@ type Replica struct {
 	Program  bool              `json:"program"` // whether the user's program was started
 	ExitCode *int              `json:"exitCode,omitempty"`
 	OOM      bool              `json:"oom,omitempty"`      // ended by its memory ceiling
+	Failure  *Failure          `json:"failure,omitempty"`  // where its program failed, as far as Python said
 	NodeLost bool              `json:"nodeLost,omitempty"` // lost with its node
 	Exclude  []string          `json:"exclude,omitempty"`  // nodes that it may not run on
 	Address  string            `json:"address,omitempty"`  // where the other replicas reach it
@@ -218,6 +225,15 @@ type Usage struct {
 	// GPUBusy is the part of the last second in which its GPUs worked, from 0 to
 	// 1, the mean over them; empty: it has none, or they do not say.
 	GPUBusy *float64 `json:"gpuBusy,omitempty"`
+}
+
+// A Failure is where a program failed: the innermost call in its own code.
+type Failure struct {
+	Error    string `json:"error"`          // what Python said
+	File     string `json:"file,omitempty"` // of the code; empty: nothing of it was being called
+	Line     int    `json:"line,omitempty"` // from 1
+	Function string `json:"function,omitempty"`
+	Text     string `json:"text,omitempty"` // of that line
 }
 
 // An Event is one thing that happened to a replica.

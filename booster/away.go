@@ -47,13 +47,12 @@ func (b *Booster) giveUp(ctx context.Context) error {
 	if alone != "" {
 		return nil
 	}
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	live, err := b.live(ctx)
 	if err != nil {
 		return err
 	}
-	for _, f := range live {
-		r := f.Value
-		if r.Cluster != b.Cluster || b.inform.silent(r.Fence) < givenUp-probeEvery {
+	for _, r := range live {
+		if b.inform.silent(r.Fence) < givenUp-probeEvery {
 			continue
 		}
 		_, err := b.change(ctx, r.Fence, func(r *mlaas.Replica) store.Batch {

@@ -4,10 +4,10 @@
 // A [Booster] serves one cluster, for as long as it holds the cluster's lease;
 // a process has one for each of its clusters, so that none waits for another.
 // booster.go takes requests from the queue, reconcile.go compares records with
-// what runs, place.go knows whether the cluster answers, informer.go turns its
-// news into records and messages, rule.go watches the action rules, monitor.go
-// is the door for logs, metrics and checkpoints, executor.go says what a
-// cluster must do.
+// what runs, place.go knows whether the cluster answers, gather.go keeps its
+// news together by run, informer.go turns them into records and messages,
+// rule.go watches the action rules, monitor.go is the door for logs, metrics and
+// checkpoints, executor.go says what a cluster must do.
 package booster
 
 import (
@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,7 @@ import (
 	"mlaas.dev/mlaas/internal/failpoint"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/queue"
+	"mlaas.dev/mlaas/rule"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -78,6 +80,7 @@ type Booster struct {
 	inform  informer
 	others  neighbours
 	leaving departure
+	indexed atomic.Bool   // all live replicas of the cluster are found by it
 	writing chan struct{} // has one in it while the cluster's record is written
 	hooks   *http.Client
 }
@@ -125,7 +128,7 @@ func (b *Booster) init() {
 		b.begun = make(chan struct{})
 		b.poke, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
 		b.place = newPlace(b.Cluster, b.Executor)
-		b.inform.cells, b.inform.sights = map[mlaas.Fence]*cell{}, map[sight]time.Time{}
+		b.inform.cells, b.inform.sights, b.inform.rules = map[mlaas.Fence]*cell{}, map[sight]time.Time{}, map[runKey][]rule.Rule{}
 		b.hooks = b.webhooks()
 		b.monitor = newMonitor(b)
 	})

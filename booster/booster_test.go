@@ -327,7 +327,7 @@ func TestLife(t *testing.T) {
 		if strings.HasPrefix(f.Replica, "ps") {
 			return scripted.Script{}
 		}
-		return scripted.Script{Slow: time.Second, Prepare: 20 * time.Second, Steps: 90, Every: 2 * time.Minute}
+		return scripted.Script{Slow: 3 * time.Second, Prepare: 20 * time.Second, Steps: 90, Every: 2 * time.Minute}
 	}, func(h *house) {
 		r := run("run1", map[string]int{"worker": 2, "ps": 1})
 		r.Spec.Environment.Secrets = []mlaas.SecretUse{{Secret: "hf", Variable: "HF_TOKEN", Version: 2}}
@@ -663,7 +663,7 @@ func TestStopAtOnce(t *testing.T) {
 	bubble(t, func(mlaas.Fence) scripted.Script { return scripted.Script{Never: true} }, func(h *house) {
 		r := run("run1", map[string]int{"worker": 1})
 		h.ask(r, 1)
-		h.status(r, "worker-0", time.Second, mlaas.ReplicaPending)
+		h.status(r, "worker-0", 2*gathered, mlaas.ReplicaPending)
 		h.unwanted(r, 1, time.Hour)
 		h.status(r, "worker-0", time.Second, mlaas.ReplicaStopped)
 		h.nothingLeft()
@@ -895,7 +895,7 @@ func (h *house) hello(f mlaas.Fence, s mlaas.ReplicaStatus) mlaas.Line[mlaas.Up,
 func (h *house) silent(r mlaas.Run, epoch int) mlaas.Fence {
 	h.Helper()
 	h.ask(r, epoch)
-	h.status(r, "worker-0", time.Second, mlaas.ReplicaPending)
+	h.status(r, "worker-0", 2*gathered, mlaas.ReplicaPending)
 	return fence(r, epoch, "worker-0")
 }
 

@@ -133,23 +133,29 @@ func (b *Booster) depart(ctx context.Context) error {
 const maxLeft = 20
 
 // left is what of a cluster that is to go is there still, a sentence each: it
-// ends, moves, or is being cleared. A cluster that is away is not asked.
+// ends, moves, or is being cleared. A cluster that is given up, or never
+// answered anybody, is not asked.
 func (b *Booster) left(ctx context.Context, ledger mlaas.Ledger) (left []string, err error) {
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	live, err := b.live(ctx)
 	if err != nil {
 		return nil, err
 	}
 	told, runs := map[mlaas.Fence]bool{}, map[mlaas.RunID]bool{}
-	for _, f := range live {
-		if r := f.Value; r.Cluster == b.Cluster {
-			told[r.Fence], runs[r.Run] = true, true
-			left = append(left, fmt.Sprintf("%s is %s: %s", r.Fence, r.Status, r.Reason))
-		}
+	for _, r := range live {
+		told[r.Fence], runs[r.Run] = true, true
+		left = append(left, fmt.Sprintf("%s is %s: %s", r.Fence, r.Status, r.Reason))
+	}
+	record, _, err := store.Clusters(b.DB).Get(ctx, "", b.Cluster)
+	if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		return nil, err
 	}
 	b.place.mu.Lock()
-	up := b.place.synced
+	up, silent := b.place.synced, time.Since(b.place.heard)
 	b.place.mu.Unlock()
-	if up {
+	switch {
+	case !up && silent < givenUp && !record.Heard.IsZero(): // perhaps we have only just begun to ask
+		left = append(left, "it has not answered for "+silent.Round(time.Second).String()+", so what is there is not known")
+	case up:
 		there, err := b.there(ctx)
 		if err != nil {
 			return nil, err

@@ -345,7 +345,8 @@ func (f *Fleet) door(cluster string, h http.Handler) {
 
 // Door is the door of a cluster, as its supervisors reach it below the address
 // that they were given. Where another process serves the cluster it says so,
-// and they call again.
+// and they call again: on another connection, for which a balancer between
+// chooses anew.
 func (f *Fleet) Door(cluster string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
@@ -353,6 +354,7 @@ func (f *Fleet) Door(cluster string) http.Handler {
 		f.mu.Unlock()
 		if h == nil {
 			w.Header().Set("Retry-After", "1")
+			w.Header().Set("Connection", "close")
 			http.Error(w, fmt.Sprintf("this process does not serve cluster %s now", cluster), mlaas.ErrUnavailable.Status)
 			return
 		}

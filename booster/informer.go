@@ -2,11 +2,11 @@ package booster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -40,6 +40,13 @@ type informer struct {
 	mu     sync.Mutex
 	cells  map[mlaas.Fence]*cell
 	sights map[sight]time.Time
+	rules  map[runKey][]rule.Rule // of runs that were asked about, whose rules never change
+}
+
+// A runKey names a run.
+type runKey struct {
+	mlaas.Tenant
+	mlaas.RunID
 }
 
 // A sight is a replica in a status that it should not stay in.
@@ -134,16 +141,6 @@ func (c *cell) due() time.Time {
 	return c.written.Add(heardOnly)
 }
 
-// minds reports whether a rule may look at the reason of the replica alone.
-func (c *cell) minds() bool {
-	if c == nil {
-		return true
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.watch == nil || slices.ContainsFunc(c.watch.list, func(r rule.Rule) bool { return r.On.Reason != "" })
-}
-
 // points takes the last value of each key.
 func (c *cell) points(now time.Time, points []mlaas.Point) {
 	c.note(now, len(points) > 0, func() {
@@ -195,63 +192,97 @@ func (c *cell) wrote(now, heard time.Time) {
 	}
 }
 
+// A draft is the record of an incarnation as it is to become.
+type draft struct {
+	mlaas.Replica
+	batch store.Batch // with the record; empty: nothing is to be written
+	told  bool        // the contractor is to hear of it
+	moved bool        // to another status
+	cell  *cell       // nil: nothing else is known of it
+	now   time.Time
+	heard time.Time // the last word that is in it
+}
+
 // change edits the record of an incarnation, and tells of it in the same
 // commit. edit is called again where another commit came between; it returns
 // what else there is to check and to tell. An older incarnation changes nothing: that is
 // mlaas.ErrStale.
 func (b *Booster) change(ctx context.Context, f mlaas.Fence, edit func(r *mlaas.Replica) store.Batch) (mlaas.Replica, error) {
-	records := store.Replicas(b.DB)
 	for {
-		r, rev, err := records.Get(ctx, f.Tenant, store.ReplicaKey(f.Run, f.Replica))
-		if err != nil {
-			return r, err
+		d, err := b.draft(ctx, f, edit)
+		if err == nil {
+			err = b.write(ctx, d)
 		}
-		if r.Fence != f {
-			return r, fmt.Errorf("attempt %d of %s is over, attempt %d has begun: %w", f.Epoch, f.Replica, r.Epoch, mlaas.ErrStale)
+		if !errors.Is(err, mlaas.ErrConflict) {
+			return d.Replica, err
 		}
-		was, before, known := rule.Of(r), hard(r), b.inform.known(f)
-		also := edit(&r)
-		moved := r.Status != was.Status
-		now := b.Now()
-		var heard time.Time
-		if known != nil {
-			known.mu.Lock()
-			heard = known.heard
-			known.mu.Unlock()
-			if changed := !slices.Equal(before, hard(r)); changed || !also.Empty() || !now.Before(known.due()) {
-				known.pour(&r)
-			} else {
-				return r, nil
-			}
-		}
-		if moved || r.Reason != was.Reason && known.minds() {
-			more, err := b.match(ctx, was, &r)
-			if err != nil {
-				return r, err
-			}
-			also = also.Plus(more)
-		}
-		if !slices.Equal(before, hard(r)) {
-			also.Tell = append(also.Tell, queue.Tell(mlaas.ReplicaChanged{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica}))
-		} else if known == nil && also.Empty() {
-			return r, nil
-		}
-		also.Put = append(also.Put, records.Put(r, rev))
-		err = b.DB.Commit(ctx, also)
-		if errors.Is(err, mlaas.ErrConflict) {
-			continue
-		}
-		if err != nil {
-			return r, err
-		}
-		if known != nil {
-			known.wrote(now, heard)
-		}
-		if moved && r.Status.Final() {
-			b.ended(r)
-		}
-		return r, nil
 	}
+}
+
+// draft reads a record and edits it.
+func (b *Booster) draft(ctx context.Context, f mlaas.Fence, edit func(r *mlaas.Replica) store.Batch) (d draft, err error) {
+	records := store.Replicas(b.DB)
+	r, rev, err := records.Get(ctx, f.Tenant, store.ReplicaKey(f.Run, f.Replica))
+	if err == nil && r.Fence != f {
+		err = fmt.Errorf("attempt %d of %s is over, attempt %d has begun: %w", f.Epoch, f.Replica, r.Epoch, mlaas.ErrStale)
+	}
+	if err != nil {
+		d.Replica = r
+		return d, err
+	}
+	was, before := rule.Of(r), r
+	d.cell, d.now = b.inform.known(f), b.Now()
+	d.batch = edit(&r)
+	if c := d.cell; c != nil {
+		c.mu.Lock()
+		d.heard = c.heard
+		c.mu.Unlock()
+		if d.batch.Empty() && d.now.Before(c.due()) && alike(before, r) {
+			d.Replica = r
+			return d, nil
+		}
+		c.pour(&r)
+	}
+	if d.moved = r.Status != was.Status; d.moved || r.Reason != was.Reason {
+		more, err := b.match(ctx, was, &r)
+		if err != nil {
+			return d, err
+		}
+		d.batch = d.batch.Plus(more)
+	}
+	d.Replica, d.told = r, !alike(before, r)
+	if d.told || d.cell != nil || !d.batch.Empty() {
+		d.batch.Put = append(d.batch.Put, records.Put(r, rev))
+	}
+	return d, nil
+}
+
+// write commits drafts of one attempt, and tells of all of them at once.
+func (b *Booster) write(ctx context.Context, drafts ...draft) error {
+	var all store.Batch
+	told := false
+	for _, d := range drafts {
+		all = all.Plus(d.batch)
+		if d.told && !told {
+			told = true
+			all.Tell = append(all.Tell, queue.Tell(mlaas.ReplicaChanged{Tenant: d.Tenant, Run: d.Run, Epoch: d.Epoch, Replica: d.Fence.Replica}))
+		}
+	}
+	if all.Empty() {
+		return nil
+	}
+	if err := b.DB.Commit(ctx, all); err != nil {
+		return err
+	}
+	for _, d := range drafts {
+		if d.cell != nil && len(d.batch.Put) > 0 {
+			d.cell.wrote(d.now, d.heard)
+		}
+		if d.moved && d.Status.Final() {
+			b.ended(d.Replica)
+		}
+	}
+	return nil
 }
 
 // known is an error of change that is no failure: the replica is of the past.
@@ -262,14 +293,13 @@ func known(err error) error {
 	return err
 }
 
-// hard is what a record says of a replica without what changes all the time.
-func hard(r mlaas.Replica) []byte {
-	r.Heard, r.Step, r.Metrics, r.Usage = time.Time{}, 0, nil, mlaas.Usage{}
-	data, err := json.Marshal(r)
-	if err != nil {
-		panic(err) // our own types always encode
+// alike reports whether two records say the same of a replica, but for what
+// changes all the time.
+func alike(a, b mlaas.Replica) bool {
+	for _, r := range []*mlaas.Replica{&a, &b} {
+		r.Heard, r.Step, r.Metrics, r.Usage = time.Time{}, 0, nil, mlaas.Usage{}
 	}
-	return data
+	return reflect.DeepEqual(a, b)
 }
 
 func same(a, b mlaas.Cluster) bool {
@@ -345,9 +375,13 @@ func (b *Booster) ended(r mlaas.Replica) {
 }
 
 // heard takes the news of an executor: what is seen from the outside. What the
-// supervisor said of itself weighs more.
+// supervisor said of itself weighs more. An end is written a moment later, once
+// the replica's last words are here.
 func (b *Booster) heard(ctx context.Context, n News) {
 	if n.Status.Final() {
+		if b.leaving.asked.Load() {
+			b.wake() // it may be the last that is waited for
+		}
 		b.soon(func(ctx context.Context) {
 			if c := b.monitor.line(n.Fence); c != nil {
 				c.drained(ctx) // its last words may say how it ended
@@ -367,33 +401,43 @@ func (b *Booster) outside(ctx context.Context, n News) {
 		}
 	}
 	_, err := b.change(ctx, n.Fence, func(r *mlaas.Replica) store.Batch {
-		if n.Node != "" && r.Node == "" {
-			r.Node = n.Node
-		}
-		switch n.Status {
-		case mlaas.ReplicaCreating, mlaas.ReplicaPending:
-			b.waits(r, n.Status, n.Reason)
-		case mlaas.ReplicaReady:
-			b.waits(r, mlaas.ReplicaPending, "its supervisor runs and is about to call")
-		case mlaas.ReplicaStopped, mlaas.ReplicaFailed, mlaas.ReplicaLost:
-			if r.Status.Final() {
-				break
-			}
-			r.OOM, r.NodeLost = r.OOM || n.OOM, n.NodeLost
-			status, reason := n.Status, n.Reason
-			switch {
-			case r.Status == mlaas.ReplicaStopping:
-				status, reason = mlaas.ReplicaStopped, r.Reason // as it was asked to
-			case r.Ready == nil && status != mlaas.ReplicaStopped:
-				reason += b.lastWords(ctx, n.Fence)
-			}
-			b.move(r, status, reason)
-		}
+		b.seen(ctx, r, n)
 		return store.Batch{}
 	})
+	b.unwritten(ctx, n.Fence, err)
+}
+
+// unwritten notes that news could not be written: the reconciler finds the same.
+func (b *Booster) unwritten(ctx context.Context, f mlaas.Fence, err error) {
 	if known(err) != nil && ctx.Err() == nil {
-		b.Log.Error("write the news of a replica", "run", n.Fence.Run, "replica", n.Fence.Replica, "error", err)
+		b.Log.Error("write the news of a replica", "run", f.Run, "replica", f.Replica, "error", err)
 		b.wake()
+	}
+}
+
+// seen makes news part of a record.
+func (b *Booster) seen(ctx context.Context, r *mlaas.Replica, n News) {
+	if n.Node != "" && r.Node == "" {
+		r.Node = n.Node
+	}
+	switch n.Status {
+	case mlaas.ReplicaCreating, mlaas.ReplicaPending:
+		b.waits(r, n.Status, n.Reason)
+	case mlaas.ReplicaReady:
+		b.waits(r, mlaas.ReplicaPending, "its supervisor runs and is about to call")
+	case mlaas.ReplicaStopped, mlaas.ReplicaFailed, mlaas.ReplicaLost:
+		if r.Status.Final() {
+			return
+		}
+		r.OOM, r.NodeLost = r.OOM || n.OOM, n.NodeLost
+		status, reason := n.Status, n.Reason
+		switch {
+		case r.Status == mlaas.ReplicaStopping:
+			status, reason = mlaas.ReplicaStopped, r.Reason // as it was asked to
+		case r.Ready == nil && status != mlaas.ReplicaStopped:
+			reason += b.lastWords(ctx, n.Fence)
+		}
+		b.move(r, status, reason)
 	}
 }
 
@@ -464,7 +508,7 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 		}
 	}
 	if p.Status.Final() {
-		r.ExitCode, r.OOM = p.ExitCode, r.OOM || p.OOM
+		r.ExitCode, r.OOM, r.Failure = p.ExitCode, r.OOM || p.OOM, failed(p.Failure)
 		if _, err := blob.CheckDigest(p.Outputs); err == nil {
 			r.Outputs = p.Outputs
 		}
@@ -472,6 +516,19 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// failed is what a supervisor may say of a failure.
+func failed(f *mlaas.Failure) *mlaas.Failure {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	for _, text := range []*string{&out.Error, &out.File, &out.Function, &out.Text} {
+		*text = short(*text)
+	}
+	out.Line = max(out.Line, 0)
+	return &out
 }
 
 // fetched is what a supervisor may say of its sources: in lengths that a record

@@ -66,6 +66,9 @@ func (m *Monitor) Open(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by st
 	if !c.opens {
 		return nil, fmt.Errorf("the supervisor of %s is of an older version, which lets nobody in: run it again: %w", f.Replica, mlaas.ErrConflict)
 	}
+	if ask.Look != "" && c.recipes == 0 {
+		return nil, fmt.Errorf("the supervisor of %s is of an older version, which cannot say what its program does: run it again: %w", f.Replica, mlaas.ErrConflict)
+	}
 	ask.ID = mlaas.NewID(m.b.Now())
 	w := waiter{f, make(chan *stream.Stream, 1), make(chan struct{})}
 	if !m.waits.enter(ask.ID, w) {
@@ -108,6 +111,10 @@ func checkOpen(ask mlaas.Open) error {
 		size += len(w)
 	}
 	switch t := ask.Terminal; {
+	case ask.Look == mlaas.LookStacks || ask.Look == mlaas.LookDebugger:
+		return nil
+	case ask.Look != "":
+		return mlaas.Invalid("look", "stacks or debugger", ask.Look)
 	case (ask.Port != 0) == (len(ask.Command) > 0):
 		return mlaas.Invalid("command", "a command, or a port", ask.Command)
 	case ask.Port < 0 || ask.Port > 65535:
@@ -126,6 +133,10 @@ func checkOpen(ask mlaas.Open) error {
 func (m *Monitor) audit(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by string) error {
 	what := fmt.Sprintf("%s ran %s", by, strings.Join(ask.Command, " "))
 	switch {
+	case ask.Look == mlaas.LookStacks:
+		what = by + " read the stacks of its threads"
+	case ask.Look == mlaas.LookDebugger:
+		what = by + " let a debugger in"
 	case ask.Port > 0:
 		what = fmt.Sprintf("%s connected to port %d", by, ask.Port)
 	case ask.Terminal != nil:

@@ -40,7 +40,7 @@ func TestOpenRefused(t *testing.T) {
 		h.ask(r, 1)
 		m, shell := h.boost.Monitor(), mlaas.Open{Command: []string{"sh"}, Terminal: &mlaas.Size{Columns: 80, Rows: 24}}
 		f := fence(r, 1, "worker-0")
-		h.status(r, "worker-0", time.Second, mlaas.ReplicaPending)
+		h.status(r, "worker-0", 2*gathered, mlaas.ReplicaPending)
 		refused := func(f mlaas.Fence, ask mlaas.Open, kind error, says string) {
 			t.Helper()
 			s, err := m.Open(h.ctx, f, ask, "ada")
@@ -58,6 +58,8 @@ func TestOpenRefused(t *testing.T) {
 		refused(fence(r, 1, "worker-1"), shell, mlaas.ErrConflict, "an older version")
 
 		line := h.opens(f)
+		refused(f, mlaas.Open{Look: mlaas.LookStacks}, mlaas.ErrConflict, "of an older version, which cannot say what its program does")
+		refused(f, mlaas.Open{Look: "everywhere"}, mlaas.ErrInvalid, "stacks or debugger")
 		began := time.Now()
 		refused(f, shell, mlaas.ErrUnavailable, "did not answer within 20s")
 		if took := time.Since(began); took != 20*time.Second {

@@ -406,7 +406,7 @@ func (m *Monitor) hello(ctx context.Context, c *conn, h *mlaas.Hello) (mlaas.Rep
 			now := m.b.Now().UTC()
 			r.Ready = &now
 		}
-		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), h.Ports
+		r.Node, r.Address, r.Ports = short(h.Node), short(h.Address), append([]int(nil), h.Ports...) // nil where it has none
 		m.b.said(r, h.Phase)
 		return store.Batch{}
 	})
@@ -782,7 +782,7 @@ func (m *Monitor) start(ctx context.Context, l mlaas.Launch, c *conn) (*mlaas.St
 	if program == nil {
 		return nil, fmt.Errorf("the launch has no part for %s: %w", c.fence.Replica, mlaas.ErrInternal)
 	}
-	if l.Recipe != nil && l.Recipe.Version > c.recipes {
+	if l.Recipe.Changes() && l.Recipe.Version > c.recipes { // else its code is as it was written: an older one does no less
 		return nil, fmt.Errorf("its supervisor is older than the platform and cannot prepare code in mode %s: use code.mode plain, or upgrade what its cluster starts: %w", l.Recipe.Mode, mlaas.ErrInvalid)
 	}
 	s := &mlaas.Start{Bundle: l.Bundle, Recipe: l.Recipe, Environment: l.Environment, Data: l.Data, Resume: l.Resume, ResumeStep: l.ResumeStep,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 type place struct {
 	Executor
 	name string
-	seed maphash.Seed
 
 	mu     sync.Mutex
 	synced bool      // its news come
@@ -29,7 +27,7 @@ type place struct {
 }
 
 func newPlace(name string, e Executor) *place {
-	return &place{Executor: e, name: name, seed: maphash.MakeSeed(), heard: time.Now()}
+	return &place{Executor: e, name: name, heard: time.Now()}
 }
 
 const (
@@ -121,26 +119,12 @@ func (b *Booster) follow(ctx context.Context) error {
 	}
 }
 
-// listen is one Watch. News of one replica stay in order; of many they are
-// written side by side, so that their commits share a write to disk.
+// listen is one Watch. What it tells is gathered by run, so that the news of a
+// run's replicas are one commit.
 func (b *Booster) listen(ctx context.Context) error {
 	p := b.place
 	g, ctx := errgroup.WithContext(ctx)
 	news := make(chan News)
-	var side [8]chan News
-	for i := range side {
-		side[i] = make(chan News, 64)
-		g.Go(func() error {
-			for {
-				select {
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				case n := <-side[i]:
-					b.heard(ctx, n)
-				}
-			}
-		})
-	}
 	g.Go(func() error { return p.probe(ctx) })
 	g.Go(func() error {
 		err := p.Watch(ctx, news)
@@ -150,24 +134,23 @@ func (b *Booster) listen(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() error {
+		all := gathering{b: b, piles: map[runKey]*pile{}, slots: make(chan struct{}, atOnce)}
+		defer all.wait.Wait()
 		for {
 			select {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			case n := <-news:
-				if n.Synced {
-					p.mu.Lock()
-					p.synced, p.fault, p.alone = true, "", ""
-					p.heard, p.away = time.Now(), time.Time{}
-					p.mu.Unlock()
-					b.measure(ctx)
-					b.wake()
+				if !n.Synced {
+					all.add(ctx, n)
 					continue
 				}
-				select {
-				case side[maphash.Comparable(p.seed, n.Fence)%uint64(len(side))] <- n:
-				case <-ctx.Done():
-				}
+				p.mu.Lock()
+				p.synced, p.fault, p.alone = true, "", ""
+				p.heard, p.away = time.Now(), time.Time{}
+				p.mu.Unlock()
+				b.measure(ctx)
+				b.wake()
 			}
 		}
 	})

@@ -3,6 +3,7 @@ package booster
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +73,7 @@ func (b *Booster) compare(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
-	live, err := store.Replicas(b.DB).All(ctx, store.Query{Index: "live"})
+	live, err := b.live(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,42 +81,92 @@ func (b *Booster) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	runs, alive := map[runKey]wish{}, map[mlaas.Fence]bool{}
+	g, within := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	for _, f := range live {
-		if f.Value.Cluster == b.Cluster {
-			g.Go(func() error {
-				n, ok := there[f.Value.Fence]
-				return b.mend(ctx, f.Value, n, ok)
-			})
+	for _, r := range live {
+		alive[r.Fence] = true
+		key := runKey{r.Tenant, r.Run}
+		w, ok := runs[key]
+		if !ok {
+			if w, err = b.wish(ctx, key); err != nil {
+				break
+			}
+			runs[key] = w
 		}
+		g.Go(func() error {
+			n, ok := there[r.Fence]
+			return b.mend(within, r, w, n, ok)
+		})
 	}
 	for f, n := range there {
-		if n.Status != mlaas.ReplicaStopped {
-			g.Go(func() error { return b.clear(ctx, f) })
+		if n.Status != mlaas.ReplicaStopped && !alive[f] && err == nil {
+			g.Go(func() error { return b.clear(within, f) })
 		}
 	}
-	return g.Wait()
+	return errors.Join(err, g.Wait())
+}
+
+// live are the replicas of this cluster that are not final. Those that v0.1
+// wrote are only found among those of all clusters; once there are none, it is
+// not looked for any: while we serve the cluster nobody else writes them.
+func (b *Booster) live(ctx context.Context) (all []mlaas.Replica, err error) {
+	records := store.Replicas(b.DB)
+	q := store.Query{Kind: records.Kind, Index: "live"}
+	if b.indexed.Load() {
+		q.Index = store.LiveOn(b.Cluster)
+	}
+	indexed := true
+	for {
+		rows, next, err := b.DB.List(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			r, err := records.Decode(row)
+			if err != nil {
+				return nil, err
+			}
+			if r.Cluster == b.Cluster {
+				all = append(all, r)
+				indexed = indexed && slices.Contains(row.Index, store.LiveOn(b.Cluster))
+			}
+		}
+		if next == (store.Key{}) {
+			b.indexed.Store(indexed)
+			return all, nil
+		}
+		q.After = next
+	}
+}
+
+// A wish is what is wanted of a run.
+type wish struct {
+	run   mlaas.Run
+	state mlaas.RunState
+	gone  bool // it was removed
+}
+
+func (b *Booster) wish(ctx context.Context, of runKey) (w wish, err error) {
+	w.state, _, err = store.RunStates(b.DB).Get(ctx, of.Tenant, string(of.RunID))
+	if err == nil {
+		w.run, _, err = store.Runs(b.DB).Get(ctx, of.Tenant, string(of.RunID))
+	}
+	if w.gone = errors.Is(err, mlaas.ErrNotFound); w.gone {
+		err = nil
+	}
+	return w, err
 }
 
 // mend brings one live record and what is there together.
-func (b *Booster) mend(ctx context.Context, r mlaas.Replica, n News, there bool) error {
-	state, _, err := store.RunStates(b.DB).Get(ctx, r.Tenant, string(r.Run))
-	gone := errors.Is(err, mlaas.ErrNotFound)
-	if err != nil && !gone {
-		return err
-	}
-	run, _, err := store.Runs(b.DB).Get(ctx, r.Tenant, string(r.Run))
-	gone = gone || errors.Is(err, mlaas.ErrNotFound)
-	if err != nil && !gone {
-		return err
-	}
+func (b *Booster) mend(ctx context.Context, r mlaas.Replica, w wish, n News, there bool) error {
+	run, state := w.run, w.state
 	grace := run.Spec.Execution.Grace.Duration()
 	if grace == 0 {
 		grace = 10 * time.Second
 	}
 	switch {
-	case gone || state.Epoch > r.Epoch || state.State.Final():
+	case w.gone || state.Epoch > r.Epoch || state.State.Final():
 		return b.end(ctx, r, "its attempt is over")
 	case r.Status == mlaas.ReplicaStopping && b.inform.seen(r.Fence, r.Status) > grace+patience+delivery:
 		return b.end(ctx, r, r.Reason)

@@ -159,16 +159,42 @@ func (b *Booster) fires(ctx context.Context, c *conn, r rule.Rule, saw string, h
 	return fired && err == nil
 }
 
+// maxRuled is of how many runs the rules are kept at hand.
+const maxRuled = 4096
+
+// rules are those of a run; none where it was removed.
+func (b *Booster) rules(ctx context.Context, tenant mlaas.Tenant, id mlaas.RunID) ([]rule.Rule, error) {
+	key := runKey{tenant, id}
+	b.inform.mu.Lock()
+	all, ok := b.inform.rules[key]
+	b.inform.mu.Unlock()
+	if ok {
+		return all, nil
+	}
+	run, _, err := store.Runs(b.DB).Get(ctx, tenant, string(id))
+	if errors.Is(err, mlaas.ErrNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	all = b.rulesOf(run)
+	b.inform.mu.Lock()
+	defer b.inform.mu.Unlock()
+	if len(b.inform.rules) >= maxRuled {
+		clear(b.inform.rules)
+	}
+	b.inform.rules[key] = all
+	return all, nil
+}
+
 // match is what the rules say about the change of r from what it was.
 func (b *Booster) match(ctx context.Context, was rule.Seen, r *mlaas.Replica) (also store.Batch, err error) {
-	run, _, err := store.Runs(b.DB).Get(ctx, r.Tenant, string(r.Run))
-	if errors.Is(err, mlaas.ErrNotFound) {
-		return also, nil
-	} else if err != nil {
+	rules, err := b.rules(ctx, r.Tenant, r.Run)
+	if err != nil {
 		return also, err
 	}
 	is := rule.Of(*r)
-	for _, x := range b.rulesOf(run) {
+	for _, x := range rules {
 		if !x.Change(was, is) || was.Status == is.Status && b.Now().Sub(lastFired(*r, x.Name)) < rule.Again {
 			continue
 		}

@@ -263,7 +263,7 @@ func TestContainerLogIsKept(t *testing.T) {
 		r := run("run1", map[string]int{"worker": 2})
 		h.ask(r, 1)
 		for _, name := range []string{"worker-0", "worker-1"} {
-			h.status(r, name, time.Second, mlaas.ReplicaPending)
+			h.status(r, name, 2*gathered, mlaas.ReplicaPending)
 		}
 		h.hello(fence(r, 1, "worker-1"), mlaas.ReplicaReady)
 		for _, name := range []string{"worker-0", "worker-1"} {

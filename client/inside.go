@@ -36,6 +36,18 @@ func (c *Client) Shell(ctx context.Context, job string, run mlaas.RunID, replica
 	return c.stream(ctx, path("job", job, "node", replica, "shell"), run, q)
 }
 
+// Stacks reads what every thread of a running replica's Python processes does.
+func (c *Client) Stacks(ctx context.Context, job string, run mlaas.RunID, replica string) (out mlaas.Stacks, err error) {
+	q := url.Values{"run": {string(run)}}
+	return out, c.Do(ctx, Request{Method: http.MethodGet, Path: path("job", job, "node", replica, "stack"), Query: q}, &out)
+}
+
+// Debugger has a running replica's program let a debugger in.
+func (c *Client) Debugger(ctx context.Context, job string, run mlaas.RunID, replica string) (out mlaas.Debugger, err error) {
+	q := url.Values{"run": {string(run)}}
+	return out, c.Do(ctx, Request{Method: http.MethodPost, Path: path("job", job, "node", replica, "debugger"), Query: q}, &out)
+}
+
 // Port connects to a port of a running replica. Who calls it closes the stream.
 func (c *Client) Port(ctx context.Context, job string, run mlaas.RunID, replica string, port int) (*stream.Stream, error) {
 	return c.stream(ctx, path("job", job, "node", replica, "port", strconv.Itoa(port)), run, url.Values{})

@@ -108,6 +108,18 @@ func diff(from, to map[string]any) map[string]any {
 	return patch
 }
 
+// An Ejected is a job whose composed network became code.
+type Ejected struct {
+	Job     mlaas.Job     `json:"job"`
+	Version mlaas.Version `json:"version"`
+}
+
+// Eject makes a composed job an ordinary one: its program is its newest
+// version. It is mlaas.ErrStale where the job is not at this revision any more.
+func (c *Client) Eject(ctx context.Context, job string, revision int64) (out Ejected, err error) {
+	return out, c.Do(ctx, Request{Method: http.MethodPost, Path: path("job", job, "eject"), Revision: revision}, &out)
+}
+
 // Versions lists the versions of a job's code, newest first.
 func (c *Client) Versions(ctx context.Context, job string) iter.Seq2[mlaas.Version, error] {
 	return each[mlaas.Version](ctx, c, path("job", job, "code"), nil)
@@ -127,7 +139,8 @@ type Prepared struct {
 	Python  string          `json:"python,omitempty"` // by which it was read
 	Hooks   bool            `json:"hooks"`
 	Says    []string        `json:"says"`
-	Files   []mlaas.Change  `json:"files"` // that are not as they were written
+	Spread  *mlaas.Spread   `json:"spread,omitempty"` // where there are several replicas
+	Files   []mlaas.Change  `json:"files"`            // that are not as they were written
 }
 
 // Prepared reads what a run of a version would start.

@@ -54,6 +54,12 @@ func (c *Client) Stop(ctx context.Context, job string, run mlaas.RunID) ([]Run, 
 	return stopped.Items, err
 }
 
+// Anywhere lets a run on every node again, also those that its rules have kept
+// it from.
+func (c *Client) Anywhere(ctx context.Context, run mlaas.RunID) (r Run, err error) {
+	return r, c.Do(ctx, Request{Method: http.MethodPost, Path: path("run", string(run), "anywhere")}, &r)
+}
+
 // Replicas lists the replicas of a run; of a job's newest run where run is
 // empty.
 func (c *Client) Replicas(ctx context.Context, job string, run mlaas.RunID) iter.Seq2[Replica, error] {

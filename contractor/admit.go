@@ -31,15 +31,21 @@ import (
 //
 // What a run is given is subtracted from its cluster's ledger in the commit
 // that starts it, at the ledger's revision: the same core is never promised
-// twice. One contractor at a time serves the line, so that its order is one.
+// twice. Runs that start in one pass share commits, and with them one writing of
+// each ledger. One contractor at a time serves the line, so that its order is one.
 
 // told is how many waiting runs are told what they wait for in numbers; those
 // behind them are told that they are behind.
 const told = 100
 
-// A line is what admission remembers from pass to pass: the wishes of waiting
-// runs, which never change.
-type line struct{ known map[key]mlaas.Run }
+// together is how many runs are placed in one commit.
+const together = 64
+
+// A line is what admission remembers from pass to pass.
+type line struct {
+	known   map[key]mlaas.Run                    // the wishes of waiting runs, which never change
+	ledgers map[string]store.Found[mlaas.Ledger] // by cluster, as they were last; they are long, and mostly as they were
+}
 
 // waiting is one run in line.
 type waiting struct {
@@ -63,18 +69,20 @@ type room struct {
 // admit serves the line until nothing more can start.
 func (c *Contractor) admit(ctx context.Context, line *line) (err error) {
 	defer safely(&err)
+	n := together
 	for range tries {
-		again, err := c.pass(ctx, line)
+		again, err := c.pass(ctx, line, n)
 		if err != nil || !again {
 			return err
 		}
+		n = 1 // what changes all the time is in the way of one run alone
 	}
 	return nil // others commit faster than we read; their commits wake us again
 }
 
-// pass goes through the line once. again is true if another commit came
-// between, so that what was read is old.
-func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err error) {
+// pass goes through the line once, and places up to n runs in one commit. again
+// is true if another commit came between, so that what was read is old.
+func (c *Contractor) pass(ctx context.Context, line *line, n int) (again bool, err error) {
 	queued, err := store.RunStates(c.DB).All(ctx, store.Query{Index: "state=" + string(mlaas.Queued)})
 	if err != nil {
 		return false, err
@@ -95,10 +103,13 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		all = append(all, waiting{sized(run, q.Value.Sizes), q.Value, q.Rev})
 	}
 	line.known = known
+	if line.ledgers == nil {
+		line.ledgers = map[string]store.Found[mlaas.Ledger]{}
+	}
 	if len(all) == 0 {
 		return false, nil
 	}
-	rooms, err := c.rooms(ctx)
+	rooms, err := c.rooms(ctx, line)
 	if err != nil {
 		return false, err
 	}
@@ -109,6 +120,8 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 			cmp.Compare(a.run.ID, b.run.ID))
 	})
 	var news store.Batch
+	placed := placing{line: line, rooms: map[*room]bool{}}
+	defer func() { placed.over(errUnplaced) }()
 	position := 0
 	for i := range all {
 		w := &all[i]
@@ -124,7 +137,9 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		case d.never != "" && (d.shut || w.state.Epoch == 0): // one that ran may wait for a cluster as large as it had
 			err = c.refuse(ctx, w, d.never)
 		case d.place != nil:
-			err = c.place(ctx, w, d)
+			if err = c.place(ctx, w, d, &placed); err == nil && len(placed.told) == n {
+				err = c.start(ctx, &placed)
+			}
 			position--
 		default:
 			for _, r := range d.could {
@@ -133,9 +148,12 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 					r.first = w
 				}
 			}
+			if err = c.start(ctx, &placed); err != nil {
+				break // what it waits for is told by what is there
+			}
 			var reason string
 			if reason, err = c.waits(ctx, w, d, position); err != nil {
-				return false, err
+				break
 			}
 			if w.state.Reason != reason || !w.state.Next.After(c.now()) {
 				w.state.Reason, w.state.Next = reason, c.now().Add(review)
@@ -146,21 +164,64 @@ func (c *Contractor) pass(ctx context.Context, line *line) (again bool, err erro
 		case errors.Is(err, mlaas.ErrConflict):
 			c.counts().Conflicts.Inc()
 			return true, nil
-		case err != nil:
-			return false, err
+		case err != nil: // the run's own, which is in the way of those behind it alone
+			return false, errors.Join(err, c.start(ctx, &placed))
 		}
 	}
-	if news.Empty() {
-		return false, nil
+	err = c.start(ctx, &placed)
+	if err == nil && !news.Empty() {
+		err = c.DB.Commit(ctx, news)
 	}
-	if err := c.DB.Commit(ctx, news); !errors.Is(err, mlaas.ErrConflict) {
-		return false, err
+	if errors.Is(err, mlaas.ErrConflict) {
+		c.counts().Conflicts.Inc()
+		return true, nil
 	}
-	return true, nil
+	return false, err
+}
+
+// A placing is the runs that are placed and not committed yet.
+type placing struct {
+	line  *line
+	batch store.Batch
+	rooms map[*room]bool // whose ledgers are changed
+	told  []func(error)  // what is said of each once it is committed, or is not
+}
+
+var errUnplaced = fmt.Errorf("another commit came between: %w", mlaas.ErrConflict)
+
+// over says of all that is left what became of it.
+func (p *placing) over(err error) {
+	for _, tell := range p.told {
+		tell(err)
+	}
+	p.batch, p.told = store.Batch{}, nil
+	clear(p.rooms)
+}
+
+// start commits what was placed.
+func (c *Contractor) start(ctx context.Context, p *placing) error {
+	if len(p.told) == 0 {
+		return nil
+	}
+	for r := range p.rooms {
+		p.batch.Put = append(p.batch.Put, store.Ledgers(c.DB).Put(r.ledger, r.rev))
+		p.batch.Check = append(p.batch.Check, r.spec)
+	}
+	failpoint.Hit("contractor.place.before")
+	err := c.DB.Commit(ctx, p.batch)
+	if err == nil {
+		failpoint.Hit("contractor.place.after")
+		for r := range p.rooms {
+			r.rev++
+			p.line.ledgers[r.cluster.Name] = store.Found[mlaas.Ledger]{Value: r.ledger, Rev: r.rev}
+		}
+	}
+	p.over(err)
+	return err
 }
 
 // rooms is what each cluster has free, by name.
-func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
+func (c *Contractor) rooms(ctx context.Context, line *line) ([]*room, error) {
 	clusters, err := store.Clusters(c.DB).All(ctx, store.Query{})
 	if err != nil {
 		return nil, err
@@ -178,8 +239,7 @@ func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
 	for _, f := range clusters {
 		spec := wanted[f.Value.Name] // none: it is served for as long as it is there
 		r := &room{cluster: f.Value, wanted: cmp.Or(spec.Value.Wanted, mlaas.ClusterServe), spec: specs.At("", f.Value.Name, spec.Rev)}
-		r.ledger, r.rev, err = store.Ledgers(c.DB).Get(ctx, "", f.Value.Name)
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
+		if r.ledger, r.rev, err = c.ledger(ctx, line, f.Value.Name); err != nil {
 			return nil, err
 		}
 		r.ledger.Cluster = f.Value.Name
@@ -191,6 +251,25 @@ func (c *Contractor) rooms(ctx context.Context) ([]*room, error) {
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+// ledger is that of a cluster, decoded anew where it has changed.
+func (c *Contractor) ledger(ctx context.Context, line *line, cluster string) (mlaas.Ledger, int64, error) {
+	ledgers := store.Ledgers(c.DB)
+	row, err := c.DB.Get(ctx, ledgers.At("", cluster, 0).Key)
+	known := line.ledgers[cluster]
+	switch {
+	case errors.Is(err, mlaas.ErrNotFound):
+		delete(line.ledgers, cluster)
+		return mlaas.Ledger{}, 0, nil
+	case err != nil || known.Rev == row.Rev:
+		return known.Value, row.Rev, err
+	}
+	known.Rev = row.Rev
+	if known.Value, err = ledgers.Decode(row); err == nil {
+		line.ledgers[cluster] = known
+	}
+	return known.Value, known.Rev, err
 }
 
 // minus is what is left of r; what is overdrawn is nothing, not a debt.
@@ -310,7 +389,7 @@ func most(spec mlaas.JobSpec, capacity mlaas.Resources) (workers int, ok bool) {
 
 // place starts a run: its next epoch, the newest checkpoint to begin from, what
 // it is granted, and the ledger that it is granted from, in one commit.
-func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err error) {
+func (c *Contractor) place(ctx context.Context, w *waiting, d decision, p *placing) error {
 	rule, ok := jobengine.Next(w.state.State, jobengine.Admitted)
 	if !ok {
 		return fmt.Errorf("run %s is %s and was in line: %w", w.run.ID, w.state.State, mlaas.ErrInternal)
@@ -350,24 +429,21 @@ func (c *Contractor) place(ctx context.Context, w *waiting, d decision) (err err
 	}
 	st.Next = l.now.Add(askAgain)
 	l.progress()
-	ledger := d.place.ledger
-	ledger.Grants = maps.Clone(ledger.Grants)
-	ledger.Grants[w.run.ID] = mlaas.Grant{Tenant: w.run.Tenant, Epoch: st.Epoch, Total: d.ask}
 	ctx, end := trace.Start(ctx, c.Trace, "contractor place", w.run.Trace, "run", string(w.run.ID))
-	defer func() { end(err) }()
-	failpoint.Hit("contractor.place.before")
-	err = c.DB.Commit(ctx, queue.Traced(store.Batch{
-		Put:   []store.Row{store.RunStates(c.DB).Put(*st, w.rev), store.Ledgers(c.DB).Put(ledger, d.place.rev)},
-		Check: append(as, d.place.spec),
-		Tell:  []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
-	}, trace.Of(ctx)))
-	if err != nil {
-		return err
-	}
-	failpoint.Hit("contractor.place.after")
-	c.moved(w.run, rule, st.Reason)
-	d.place.ledger = ledger
-	d.place.rev++
+	told := queue.Traced(store.Batch{
+		Tell: []store.Message{queue.Tell(mlaas.ReplicasWanted{Tenant: w.run.Tenant, Run: w.run.ID, Epoch: st.Epoch, Cluster: st.Allocation.Cluster})},
+	}, trace.Of(ctx))
+	told.Put, told.Check = []store.Row{store.RunStates(c.DB).Put(*st, w.rev)}, as
+	p.batch = p.batch.Plus(told)
+	p.rooms[d.place] = true
+	delete(p.line.ledgers, d.place.cluster.Name) // until it is as it will be
+	p.told = append(p.told, func(err error) {
+		end(err)
+		if err == nil {
+			c.moved(w.run, rule, st.Reason)
+		}
+	})
+	d.place.ledger.Grants[w.run.ID] = mlaas.Grant{Tenant: w.run.Tenant, Epoch: st.Epoch, Total: d.ask}
 	d.place.free = minus(d.place.free, d.ask)
 	d.place.left = minus(d.place.left, d.ask)
 	return nil

@@ -213,7 +213,7 @@ func TestStartRefused(t *testing.T) {
 		happens    func(h *house, id mlaas.RunID)
 		reason     string
 	}{
-		{"a mode that is not built", `{"code": {"mode": "guiding"}}`, nil, "code.mode guiding is not available in this version, use plain, annotation or nonintrusive"},
+		{"guiding mode of a framework that has none", `{"code": {"mode": "guiding"}}`, nil, "environment.framework is \"python\", want one that guiding mode is for: jax, keras, pytorch, tensorflow"},
 		{"a dataset that is not there", `{"data": [{"name": "d", "source": "dataset:mnist@3"}]}`, func(h *house, id mlaas.RunID) {
 			h.set(id, "worker-0", mlaas.ReplicaReady)
 		}, "data d: there is no mnist@3, see mlaas data ls"},
@@ -240,6 +240,27 @@ func TestStartRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Replicas that run different code are no attempt at anything.
+func TestCodeDisagrees(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("local", "4", "16Gi", 0)
+	id := h.ask("mnist", psAndTwo)
+	h.turn()
+	h.runs(id)
+	prepared := func(digest mlaas.Digest, python string) func(*mlaas.Replica) {
+		return func(r *mlaas.Replica) { r.Prepared = &mlaas.Prepared{Digest: digest, Python: python} }
+	}
+	h.set(id, "worker-0", mlaas.ReplicaRunning, prepared("sha256:a", "3.11.2"))
+	h.set(id, "ps-0", mlaas.ReplicaRunning, prepared("sha256:a", "3.12.1"))
+	h.turn()
+	h.is(id, mlaas.Running, "")
+	h.set(id, "worker-1", mlaas.ReplicaRunning, prepared("sha256:b", "3.8.1"))
+	h.turn()
+	h.all(id, mlaas.ReplicaStopped)
+	h.turn()
+	h.is(id, mlaas.Failed, "worker-0 and worker-1 would run different code: prepared by Python 3.11.2 it is sha256:a, by Python 3.8.1 it is sha256:b; state environment.python, or use code.mode plain")
 }
 
 func TestDataset(t *testing.T) {

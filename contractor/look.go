@@ -3,6 +3,7 @@ package contractor
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,6 +29,7 @@ type look struct {
 	state    mlaas.RunState
 	rev      int64
 	changed  bool
+	released bool                                  // the run may be on nodes now that it was kept from
 	replicas map[string]store.Found[mlaas.Replica] // by name, of any attempt
 	batch    store.Batch
 }
@@ -56,6 +58,7 @@ func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.Run
 	if err := l.find(ctx); err != nil {
 		return store.Batch{}, err
 	}
+	l.anywhere()
 	for {
 		s, err := l.see(ctx, fired)
 		if err != nil {
@@ -75,6 +78,28 @@ func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.Run
 		l.batch.Put = append(l.batch.Put, store.RunStates(c.DB).Put(l.state, l.rev))
 	}
 	return l.batch, nil
+}
+
+// anywhere forgets on which nodes none of a role may run, if the user has said
+// so since.
+func (l *look) anywhere() {
+	if l.run.Anywhere <= l.state.Anywhere {
+		return
+	}
+	l.state.Anywhere, l.changed = l.run.Anywhere, true
+	l.released = len(l.state.Excluded) > 0
+	l.state.Excluded = nil
+}
+
+// barred reports whether a replica waits that was kept from nodes which it may
+// run on by now: what it was asked for with does not change.
+func (l *look) barred() bool {
+	for _, name := range l.names() {
+		if r, ok := l.replica(name); ok && l.released && r.Ready == nil && !r.Status.Final() && len(r.Exclude) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // find reads the replicas of the run.
@@ -120,6 +145,9 @@ func (l *look) see(ctx context.Context, fired *mlaas.RuleFired) (sight, error) {
 	}
 	if l.run.Wanted == mlaas.WantStop && st.State != mlaas.Stopping && !st.State.Final() {
 		return sight{event: jobengine.StopAsked, why: l.stopped()}, nil
+	}
+	if st.State == mlaas.Starting && l.barred() {
+		return sight{event: jobengine.RuleRestart, why: "its user lets it on every node again", rule: &effect{}}, nil
 	}
 	switch st.State {
 	case mlaas.Queued:
@@ -373,7 +401,8 @@ func (l *look) elsewhere(r mlaas.Replica) *effect {
 	return nil
 }
 
-// An effect is what a rule changes of a run for the attempts that follow.
+// An effect is what a rule, or the user, changes of a run for the attempts that
+// follow.
 type effect struct {
 	role    string
 	exclude string // a node on which none of the role may run
@@ -571,7 +600,7 @@ func (l *look) unready() (name string, r mlaas.Replica, waiting bool) {
 
 // launch is what the replicas are told to do, with all that it names resolved.
 func (l *look) launch(ctx context.Context) (mlaas.Launch, error) {
-	in := codeengine.Input{Run: l.run, Attempt: l.attempt()}
+	in := codeengine.Input{Run: l.run, Attempt: l.attempt(), Key: rand.Text()}
 	for _, name := range l.names() {
 		r, _ := l.replica(name)
 		in.Replicas = append(in.Replicas, r)
@@ -678,7 +707,7 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 			st.Restarts.Infrastructure++
 		case s.rule != nil && s.rule.size > 0:
 			st.Restarts.Resize++
-		case r.On == jobengine.ClusterGoes: // nothing failed: it costs no restart
+		case r.On == jobengine.ClusterGoes || s.rule != nil && *s.rule == effect{}: // nothing failed: it costs no restart
 		default:
 			st.Restarts.User++
 		}

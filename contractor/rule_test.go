@@ -2,6 +2,7 @@ package contractor
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,47 @@ func TestRestartElsewhere(t *testing.T) {
 		t.Errorf("%s: %s", s.State, s.Reason)
 	}
 	h.is(id, mlaas.Failed, "no worker may run on node shed, as a rule of its job says, and there is no other")
+}
+
+// The reason of a run says where rules keep it from. Where its user lets it on
+// every node again, one that waits for another node begins anew, at no cost, and
+// one that runs goes on.
+func TestAnywhere(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("many", "8", "16Gi", 0)
+	id := h.ask("mnist", `{"roles": {"worker": {"replicas": "2-2"}}, `+hung+`}`)
+	h.turn()
+	h.runs(id)
+	anywhere := func() {
+		t.Helper()
+		r, _, err := store.Runs(h.db).Get(h.ctx(), mlaas.DefaultTenant, string(id))
+		h.must(err)
+		r.Anywhere++
+		put(h, store.Runs(h.db), r)
+		h.turn()
+	}
+	h.set(id, "worker-1", mlaas.ReplicaRunning, func(r *mlaas.Replica) { r.Node = "n7" })
+	h.fire(mlaas.RuleFired{Run: id, Epoch: 1, Replica: "worker-1", Rule: "hung", Saw: "worker-1 made no step for 10m0s"})
+	h.all(id, mlaas.ReplicaStopped)
+	h.turn()
+	h.later(time.Second)
+	h.set(id, "worker-0", mlaas.ReplicaPending, because("the cluster has no place for it"), func(r *mlaas.Replica) { r.Exclude = []string{"n7"} })
+	h.turn()
+	h.is(id, mlaas.Starting, "starting on many: 0 of 2 replicas ready; worker-0: the cluster has no place for it; no worker on node n7, as a rule says; attempt 2, from the beginning, as there is no checkpoint, because rule hung restarts the run, no worker on node n7: worker-1 made no step for 10m0s")
+	anywhere()
+	h.is(id, mlaas.Queued, "its user lets it on every node again; attempt 3 begins in 2s at the earliest, after the replicas of attempt 2 have ended")
+	h.all(id, mlaas.ReplicaStopped)
+	h.turn()
+	h.later(time.Minute)
+	h.runs(id)
+	s := h.state(id)
+	if s.State != mlaas.Running || s.Excluded != nil || s.Restarts != (mlaas.Restarts{User: 1}) || strings.Contains(s.Reason, "as a rule says") {
+		t.Errorf("%s: %s; excluded %v, restarts %+v", s.State, s.Reason, s.Excluded, s.Restarts)
+	}
+	anywhere()
+	if s := h.state(id); s.State != mlaas.Running || s.Epoch != 3 {
+		t.Errorf("one that runs is %s in attempt %d: %s", s.State, s.Epoch, s.Reason)
+	}
 }
 
 // How a replica was lost is known to contractor before the rule's message

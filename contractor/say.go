@@ -2,6 +2,8 @@ package contractor
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +40,7 @@ func (l *look) progress() {
 			}
 		}
 	}
-	reason += l.from()
+	reason += l.apart() + l.from()
 	if reason != l.state.Reason {
 		l.state.Reason = reason
 		l.changed = true
@@ -51,7 +53,16 @@ func (l *look) running() string {
 	if n := l.state.Allocation.Remainder[mlaas.Worker]; n > 0 {
 		text += fmt.Sprintf(", %d of %s: the cluster can hold no more", l.state.Allocation.Granted[mlaas.Worker], count(l.state.Allocation.Requested[mlaas.Worker], "worker"))
 	}
-	return text + l.from()
+	return text + l.apart() + l.from()
+}
+
+// apart says on which nodes none of a role may run.
+func (l *look) apart() (text string) {
+	for _, role := range slices.Sorted(maps.Keys(l.state.Excluded)) {
+		nodes := l.state.Excluded[role]
+		text += fmt.Sprintf("; no %s on node %s, as a rule says", role, list(nodes))
+	}
+	return text
 }
 
 // from says what a later attempt began from, and why there is one.

@@ -48,6 +48,9 @@ func TestScripts(t *testing.T) {
 				return name == "one", nil
 			case "packages":
 				return indexed(), nil
+			case "tensorflow":
+				_, err := os.Stat(tensorflow)
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -57,6 +60,9 @@ func TestScripts(t *testing.T) {
 			env.Defer(s.close)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("NO_COLOR", "1")
+			if python, err := filepath.Abs(tensorflow); err == nil {
+				env.Setenv("TENSORFLOW", python)
+			}
 			env.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Vars = append(env.Vars, network()...)
 			return nil
@@ -74,6 +80,10 @@ func TestScripts(t *testing.T) {
 		},
 	})
 }
+
+// tensorflow is a Python of this machine that has TensorFlow, where the tests of
+// the Python package were prepared: what a user has to run a program by hand.
+const tensorflow = "../bin/pytest/bin/python"
 
 // kind is the layout that is asked for.
 func kind(t *testing.T) string {

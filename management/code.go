@@ -42,6 +42,9 @@ func (m *Management) pushCode(ctx context.Context, in *pushCodeIn) (*Answer[mlaa
 	if !up.Code {
 		return nil, store.Batch{}, mlaas.Invalid("files", wantFiles, "nothing")
 	}
+	if j.Code.Mode == "composed" {
+		return nil, store.Batch{}, fmt.Errorf("job %s is composed: its code is written from code.composed. To change the program itself, make it an ordinary job with POST /api/job/%s/eject, or `mlaas code eject %s`: %w", j.Name, j.Name, j.Name, mlaas.ErrConflict)
+	}
 	return m.addVersion(ctx, j, up)
 }
 
@@ -50,15 +53,34 @@ func (m *Management) addVersion(ctx context.Context, j mlaas.Job, up *uploaded) 
 	if err := checkLabels(up.Labels); err != nil {
 		return nil, none, err
 	}
-	same, _, err := store.Versions(m.DB).List(ctx, store.Query{Tenant: j.Tenant, Index: fmt.Sprintf("bundle=%s/%s", j.ID, up.Tree), Limit: 1})
+	v, rows, err := m.nextVersion(ctx, &j, up)
 	if err != nil {
 		return nil, none, err
 	}
-	at := func(v mlaas.Version) string { return fmt.Sprintf("/api/job/%s/code/%s", j.ID, v.ID) }
-	if len(same) > 0 {
-		v := same[0].Value
-		return &Answer[mlaas.Version]{Status: http.StatusOK, Body: v, Location: at(v)}, none, nil
+	a := &Answer[mlaas.Version]{Status: http.StatusOK, Body: v, Location: fmt.Sprintf("/api/job/%s/code/%s", j.ID, v.ID)}
+	if len(rows) == 0 {
+		return a, none, nil
 	}
+	a.Status = http.StatusCreated
+	return a, store.Batch{Put: append(rows, putJob(m.DB, &j))}, nil
+}
+
+// nextVersion is the version of j that is equal to what came, or a new one with
+// the row that makes it; then j counts it, and is to be written too.
+func (m *Management) nextVersion(ctx context.Context, j *mlaas.Job, up *uploaded) (v mlaas.Version, rows []store.Row, err error) {
+	same, _, err := store.Versions(m.DB).List(ctx, store.Query{Tenant: j.Tenant, Index: fmt.Sprintf("bundle=%s/%s", j.ID, up.Tree), Limit: 1})
+	if err != nil {
+		return v, nil, err
+	}
+	if len(same) > 0 {
+		return same[0].Value, nil, nil
+	}
+	v, row := m.newVersion(j, up)
+	return v, []store.Row{row}, nil
+}
+
+// newVersion is the next version of j, which counts it, and the row that makes it.
+func (m *Management) newVersion(j *mlaas.Job, up *uploaded) (mlaas.Version, store.Row) {
 	j.Versions++
 	j.Updated = m.stamp()
 	v := mlaas.Version{ID: mlaas.VersionID(fmt.Sprintf("v%d", j.Versions)), Job: j.ID, Tenant: j.Tenant, Number: j.Versions, Bundle: up.Tree,
@@ -66,8 +88,7 @@ func (m *Management) addVersion(ctx context.Context, j mlaas.Job, up *uploaded) 
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
-	return &Answer[mlaas.Version]{Status: http.StatusCreated, Body: v, Location: at(v)},
-		store.Batch{Put: []store.Row{putJob(m.DB, &j), store.Versions(m.DB).Put(v, 0)}}, nil
+	return v, store.Versions(m.DB).Put(v, 0)
 }
 
 func checkLabels(labels map[string]string) error {

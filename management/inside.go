@@ -2,6 +2,7 @@ package management
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -67,25 +68,13 @@ func (m *Management) port(w http.ResponseWriter, r *http.Request, in *portIn) er
 // either, with the session that it was opened by, and with the platform.
 func (m *Management) open(w http.ResponseWriter, r *http.Request, in nodeIn, ask mlaas.Open) error {
 	ctx := r.Context()
-	run, a, err := m.node(ctx, in)
-	if err != nil {
-		return err
-	}
 	if r.Header.Get("Upgrade") == "" {
+		if _, _, err := m.node(ctx, in); err != nil {
+			return err
+		}
 		return fmt.Errorf("this is a WebSocket; mlaas shell, mlaas cp and mlaas port-forward speak it: %w", mlaas.ErrInvalid)
 	}
-	if a.Status.Final() || a.Epoch == 0 || a.Incarnation == 0 {
-		return fmt.Errorf("%s of %s/%d is %s: nothing of it runs: %w", in.Node, run.JobName, run.Number, a.Status, mlaas.ErrConflict)
-	}
-	if m.Inside == nil {
-		return fmt.Errorf("this platform lets nobody into its replicas: %w", mlaas.ErrUnavailable)
-	}
-	if err := confirm(ctx); err != nil {
-		return err
-	}
-	within, cancel := context.WithTimeout(ctx, time.Minute)
-	inner, err := m.Inside.Open(within, a.Cluster, a.Fence, ask, auth.From(ctx).Name)
-	cancel()
+	inner, err := m.enter(ctx, in, ask)
 	if err != nil {
 		return err
 	}
@@ -103,4 +92,100 @@ func (m *Management) open(w http.ResponseWriter, r *http.Request, in nodeIn, ask
 	defer watch.attend(life)()
 	stream.Relay(life, outer, inner)
 	return nil
+}
+
+// enter opens a stream into a replica that runs. Who calls it closes the stream.
+func (m *Management) enter(ctx context.Context, in nodeIn, ask mlaas.Open) (*stream.Stream, error) {
+	run, a, err := m.node(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if a.Status.Final() || a.Epoch == 0 || a.Incarnation == 0 {
+		return nil, fmt.Errorf("%s of %s/%d is %s: nothing of it runs: %w", in.Node, run.JobName, run.Number, a.Status, mlaas.ErrConflict)
+	}
+	if m.Inside == nil {
+		return nil, fmt.Errorf("this platform lets nobody into its replicas: %w", mlaas.ErrUnavailable)
+	}
+	if err := confirm(ctx); err != nil {
+		return nil, err
+	}
+	within, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return m.Inside.Open(within, a.Cluster, a.Fence, ask, auth.From(ctx).Name)
+}
+
+// How long a look into a replica may take, and how much it may say.
+const (
+	lookWithin = time.Minute
+	maxLook    = 16 << 20
+)
+
+func (m *Management) nodeStack(ctx context.Context, in *nodeIn) (*Answer[mlaas.Stacks], error) {
+	var out mlaas.Stacks
+	if err := m.look(ctx, *in, mlaas.LookStacks, &out); err != nil {
+		return nil, err
+	}
+	if len(out.Processes) == 0 {
+		return nil, fmt.Errorf("no Python process of %s can be asked: with code.mode plain, in a program that is no Python, or before its first line, nobody answers: %w", in.Node, mlaas.ErrConflict)
+	}
+	return &Answer[mlaas.Stacks]{Body: out}, nil
+}
+
+func (m *Management) nodeDebugger(ctx context.Context, in *nodeIn) (*Answer[mlaas.Debugger], error) {
+	var out mlaas.Debugger
+	if err := m.look(ctx, *in, mlaas.LookDebugger, &out); err != nil {
+		return nil, err
+	}
+	if out.Error != "" {
+		return nil, fmt.Errorf("no debugger can be let into %s: %s: %w", in.Node, out.Error, mlaas.ErrConflict)
+	}
+	return &Answer[mlaas.Debugger]{Body: out}, nil
+}
+
+// look asks a replica, and reads its answer.
+func (m *Management) look(ctx context.Context, in nodeIn, what string, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, fmt.Errorf("%s did not answer within %s: %w", in.Node, lookWithin, mlaas.ErrUnavailable))
+	defer cancel()
+	at, err := m.enter(ctx, in, mlaas.Open{Look: what})
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if err := at.Send(ctx, stream.Packet{Kind: stream.End}); err != nil {
+		return err
+	}
+	var text, wrong []byte
+	for {
+		p, err := at.Receive(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("the connection to %s is lost: %w", in.Node, mlaas.ErrUnavailable)
+		}
+		switch p.Kind {
+		case stream.Data:
+			text = append(text, p.Data...)
+		case stream.Errors:
+			wrong = append(wrong, p.Data...)
+		case stream.Exit:
+			var end stream.Ending
+			if err := json.Unmarshal(p.Data, &end); err != nil {
+				return fmt.Errorf("how it ended cannot be read: %w: %w", err, mlaas.ErrInternal)
+			}
+			if err := end.Err(); err != nil {
+				return err
+			}
+			if end.Code != 0 {
+				return fmt.Errorf("the look into %s failed: %s: %w", in.Node, clip(string(wrong), 500), mlaas.ErrInternal)
+			}
+			if err := json.Unmarshal(text, out); err != nil {
+				return fmt.Errorf("what %s says cannot be read: %w: %w", in.Node, err, mlaas.ErrInternal)
+			}
+			return nil
+		}
+		if len(text)+len(wrong) > maxLook {
+			return fmt.Errorf("%s says more than %s: %w", in.Node, mlaas.Bytes(maxLook), mlaas.ErrTooLarge)
+		}
+	}
 }

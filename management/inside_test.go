@@ -183,3 +183,66 @@ func TestShellEndsWithSession(t *testing.T) {
 	}
 	<-e.ended
 }
+
+// An answerer is a replica that answers what it is asked, and ends.
+type answerer struct {
+	*echo
+	text string
+	end  stream.Ending
+	ask  mlaas.Open
+}
+
+func (a *answerer) Open(ctx context.Context, _ string, _ mlaas.Fence, ask mlaas.Open, _ string) (*stream.Stream, error) {
+	a.ask = ask
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		s, ctx := stream.Over(context.Background(), c)
+		defer s.Close()
+		half := len(a.text) / 2
+		for _, p := range []stream.Packet{{Kind: stream.Data, Data: []byte(a.text[:half])}, {Kind: stream.Data, Data: []byte(a.text[half:])}, {Kind: stream.Errors, Data: []byte("why")}, stream.JSON(stream.Exit, a.end)} {
+			if s.Send(ctx, p) != nil {
+				return
+			}
+		}
+		for {
+			if _, err := s.Receive(ctx); err != nil {
+				return // they have gone
+			}
+		}
+	}))
+	a.t.Cleanup(server.Close)
+	c, _, err := websocket.Dial(ctx, server.URL, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := stream.Over(context.Background(), c)
+	return s, nil
+}
+
+func TestStackAndDebugger(t *testing.T) {
+	a, e := inside(t)
+	node := "/api/job/j/node/worker-0"
+	in := &answerer{echo: e, text: `{"processes": [{"pid": 7, "command": ["python", "main.py"], "threads": [{"id": "0x1", "frames": [{"file": "main.py", "line": 3, "function": "f", "text": "x"}]}]}]}`}
+	a.Management.Inside = in
+	a.do("GET", node+"/stack", nil).want(200).is("processes.0.pid", 7).is("processes.0.threads.0.frames.0.line", 3)
+	if in.ask.Look != mlaas.LookStacks {
+		t.Errorf("it was asked for %+v", in.ask)
+	}
+	in.text = `{"processes": []}`
+	a.do("GET", node+"/stack", nil).refuses(409, "conflict", "", "no Python process of worker-0 can be asked: with code.mode plain")
+	in.text = `{"port": 5678, "pid": 7, "error": ""}`
+	a.do("POST", node+"/debugger", nil).want(200).is("port", 5678)
+	if in.ask.Look != mlaas.LookDebugger {
+		t.Errorf("it was asked for %+v", in.ask)
+	}
+	in.text = `{"port": 0, "pid": 7, "error": "its environment has no debugpy"}`
+	a.do("POST", node+"/debugger", nil).refuses(409, "conflict", "", "no debugger can be let into worker-0: its environment has no debugpy")
+	in.end = stream.Ending{Code: 1}
+	a.do("GET", node+"/stack", nil).refuses(500, "internal", "", "")
+	in.end = stream.Fail(mlaas.ErrConflict)
+	a.do("GET", node+"/stack", nil).refuses(409, "conflict", "", "")
+	a.do("GET", "/api/job/j/node/worker-1/stack", nil).refuses(409, "conflict", "", "nothing of it runs")
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/compose"
 	"mlaas.dev/mlaas/queue"
 	"mlaas.dev/mlaas/store"
 )
@@ -29,7 +30,7 @@ type createJobIn struct {
 func (m *Management) createJob(ctx context.Context, in *createJobIn) (*Answer[mlaas.Job], store.Batch, error) {
 	spec := in.Body
 	spec.Complete()
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return nil, store.Batch{}, err
 	}
 	now := m.stamp()
@@ -47,12 +48,21 @@ func (m *Management) createJob(ctx context.Context, in *createJobIn) (*Answer[ml
 const neverRun = "It was never run."
 
 // checkSpec reports what a job may not be, besides what no job anywhere may.
-func (m *Management) checkSpec(spec *mlaas.JobSpec) error {
+func (m *Management) checkSpec(ctx context.Context, spec *mlaas.JobSpec) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
 	if err := checkLabels(spec.Labels); err != nil {
 		return err
+	}
+	if spec.Code.Mode == "composed" {
+		looked, err := m.lookAt(ctx, *spec)
+		if err != nil {
+			return mlaas.In("code.composed", err)
+		}
+		if err := compose.Check(looked).Err(); err != nil {
+			return err
+		}
 	}
 	if e := spec.Environment; e.Image == "" && len(m.Catalogue) > 0 && !slices.ContainsFunc(m.Catalogue, func(f Framework) bool { return f.Name == e.Framework }) {
 		var names []string
@@ -301,7 +311,7 @@ func (m *Management) patchJob(ctx context.Context, in *patchJobIn) (*Answer[mlaa
 	if err != nil {
 		return nil, none, err
 	}
-	if err := m.checkSpec(&spec); err != nil {
+	if err := m.checkSpec(ctx, &spec); err != nil {
 		return nil, none, err
 	}
 	before, b := j.JobSpec, none

@@ -157,23 +157,6 @@ func TestNothingIsMissing(t *testing.T) {
 	}
 }
 
-// Every way of making code trackable may be written down; only what is there
-// can be run.
-func TestModes(t *testing.T) {
-	a := start(t)
-	for _, mode := range mlaas.Modes {
-		a.do("POST", "/api/job", fmt.Sprintf(`{"name": "m-%s", "code": {"mode": "%[1]s", "composed": {"hidden_layers": [500]}}}`, mode)).want(201)
-		a.do("GET", "/api/job/m-"+mode, nil).want(200).is("code.mode", mode).is("code.composed.hidden_layers", []any{500})
-		a.do("POST", "/api/job/m-"+mode+"/code", `{"files": {"main.py": "print(1)"}}`).want(201)
-		r := a.do("POST", "/api/job/m-"+mode+"/run", nil)
-		if mode == "plain" || mode == "annotation" || mode == "nonintrusive" {
-			r.want(202)
-			continue
-		}
-		r.refuses(422, "invalid", "code.mode", "arrive with the code engine")
-	}
-}
-
 func TestListJobs(t *testing.T) {
 	a := start(t)
 	for i := range 7 {

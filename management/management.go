@@ -71,6 +71,7 @@ type Management struct {
 	hub       hub
 	streams   streams
 	crowds    crowds
+	turns     turns
 	documents documents
 }
 

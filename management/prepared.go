@@ -19,6 +19,7 @@ type PreparedView struct {
 	Python  string          `json:"python,omitempty" doc:"The version by which it was read, on the machine of the platform; empty where nothing had to be" example:"3.11.2"`
 	Hooks   bool            `json:"hooks" doc:"Whether post-import hooks record what the program does besides"`
 	Says    []string        `json:"says" doc:"What is otherwise than by hand, a sentence each"`
+	Spread  *mlaas.Spread   `json:"spread,omitempty" doc:"How it trains as one on several replicas, where there are several"`
 	Files   []mlaas.Change  `json:"files" doc:"What is not as it was written"`
 }
 
@@ -55,7 +56,7 @@ func (m *Management) getPrepared(w http.ResponseWriter, r *http.Request, in *pre
 		}
 		return nil
 	}
-	view := PreparedView{Version: v.ID, Bundle: v.Bundle, Digest: p.Digest, Mode: spec.Code.Mode, Python: p.Python, Hooks: spec.Code.Hooked(), Files: p.Changes, Says: says(spec, p)}
+	view := PreparedView{Version: v.ID, Bundle: v.Bundle, Digest: p.Digest, Mode: spec.Code.Mode, Python: p.Python, Hooks: spec.Code.Hooked(), Files: p.Changes, Spread: p.Spread, Says: says(spec, p)}
 	return send(w, r, http.StatusOK, &Answer[PreparedView]{Body: view})
 }
 

@@ -82,8 +82,9 @@ func reads[In, Out any](status int, h func(context.Context, *In) (*Answer[Out], 
 
 // writes makes a handler of h, whose batch is committed before it answers. If
 // another commit came between, h is called again: it reads the records anew
-// each time and keeps nothing. A POST takes an Idempotency-Key: what it
-// answered is committed with its effect, and answered again to the same key.
+// each time and keeps nothing; those that ask for the same take turns then. A
+// POST takes an Idempotency-Key: what it answered is committed with its effect,
+// and answered again to the same key.
 func writes[In, Out any](m *Management, status int, h func(context.Context, *In) (*Answer[Out], store.Batch, error)) handler {
 	in := inputOf[In]()
 	return handler{in: in, out: bodyOf[Out](), status: status, creates: true, serve: func(w http.ResponseWriter, r *http.Request) error {
@@ -101,7 +102,12 @@ func writes[In, Out any](m *Management, status int, h func(context.Context, *In)
 				return err
 			}
 		}
+		turn := &turn{of: &m.turns, key: turnKey{tenantOf(ctx), r.URL.Path}}
+		defer turn.giveBack()
 		for try := 0; ; try++ {
+			if in.upload == nil { // else it takes as long as its client does
+				turn.take(ctx, try > 0)
+			}
 			a, batch, err := h(ctx, v)
 			switch {
 			case err == nil || errors.Is(err, mlaas.ErrConflict) || errors.Is(err, mlaas.ErrNotFound):
@@ -124,6 +130,7 @@ func writes[In, Out any](m *Management, status int, h func(context.Context, *In)
 			}
 			switch {
 			case err == nil:
+				turn.giveBack()
 				return send(w, r, status, a)
 			case !errors.Is(err, mlaas.ErrConflict) || try == 1000 || ctx.Err() != nil:
 				return err

@@ -32,6 +32,8 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/node/{nodeId}/event", "listReplicaEvents", "List what happened to a replica, oldest first", auth.Member, reads(200, m.nodeEvents)},
 		{"GET /api/job/{id}/node/{nodeId}/resource", "getReplicaResources", "Read what a replica needs, may take and has used", auth.Member, reads(200, m.nodeResources)},
 		{"GET /api/job/{id}/node/{nodeId}/shell", "openShell", "Open a shell in a running replica, or run a command there, over a WebSocket: docs/reference/stream.md", auth.Member, raw(101, octets, m.shell)},
+		{"GET /api/job/{id}/node/{nodeId}/stack", "getStack", "Read what every thread of a running replica's Python processes does now, also of one that hangs", auth.Member, reads(200, m.nodeStack)},
+		{"POST /api/job/{id}/node/{nodeId}/debugger", "openDebugger", "Have a running replica's program let a debugger in (debugpy, which its environment must have), and say at which port of it", auth.Member, reads(200, m.nodeDebugger)},
 		{"GET /api/job/{id}/node/{nodeId}/port/{port}", "openPort", "Connect to a port of a running replica, over a WebSocket", auth.Member, raw(101, octets, m.port)},
 
 		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},
@@ -39,9 +41,14 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
 		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
 
+		{"POST /api/job/{id}/eject", "ejectJob", "Make a composed job an ordinary one: its program becomes its code, to be changed", auth.Member, writes(m, 200, m.ejectJob)},
+		{"POST /api/compose", "compose", "Say what the composed network of a job comes to: shapes, parameters, what is wrong, its program. Nothing is kept", auth.Member, reads(200, m.composeJob)},
+		{"GET /api/template", "listTemplates", "List the templates of guiding mode, with their files", auth.Member, reads(200, m.listTemplates)},
+
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},
 		{"GET /api/run/{id}", "getRun", "Read a run", auth.Member, reads(200, m.getRun)},
 		{"POST /api/run/{id}/stop", "stopRun", "Stop a run", auth.Member, writes(m, 202, m.stopRun)},
+		{"POST /api/run/{id}/anywhere", "runAnywhere", "Let a run on every node again, also those that its rules have kept it from", auth.Member, writes(m, 202, m.runAnywhere)},
 		{"GET /api/run/{id}/node", "listRunReplicas", "List the replicas of a run", auth.Member, reads(200, m.listRunNodes)},
 		{"GET /api/run/{id}/log", "getRunLog", "Read or follow what all replicas of a run write, in the order of arrival", auth.Member, raw(200, ndjson, m.runLog).gives(new(RunLine))},
 		{"GET /api/run/{id}/metric", "getRunMetrics", "Read the curves of a run", auth.Member, reads(200, m.runMetric)},

@@ -14,6 +14,7 @@ import (
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/store"
+	"mlaas.dev/mlaas/template"
 )
 
 // A RunView is a run as it is shown: the wish, and what became of it.
@@ -40,33 +41,34 @@ func (m *Management) startRun(ctx context.Context, in *startRunIn) (*Answer[RunV
 	if err != nil {
 		return nil, none, err
 	}
-	run, err := m.newRun(ctx, &j, in.Body)
+	run, rows, err := m.newRun(ctx, &j, in.Body)
 	if err != nil {
 		return nil, none, err
 	}
 	run.Trace = trace.Of(ctx)
 	b := store.Batch{
-		Put:  []store.Row{putJob(m.DB, &j), store.Runs(m.DB).Put(run, 0)},
+		Put:  append(rows, putJob(m.DB, &j), store.Runs(m.DB).Put(run, 0)),
 		Tell: tells(mlaas.RunAsked{Tenant: run.Tenant, Run: run.ID}),
 	}
 	return &Answer[RunView]{Body: RunView{run, asked(run)}, Location: "/api/run/" + string(run.ID)}, b, nil
 }
 
 // newRun is the next run of j, whose count it raises: everything that it needs
-// is looked up now and written down, so that it can be done again.
-func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMessage) (run mlaas.Run, err error) {
+// is looked up now and written down, so that it can be done again. The rows are
+// what is to be written besides: the version that a network was composed to.
+func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMessage) (run mlaas.Run, rows []store.Row, err error) {
 	var ask RunAsk
 	spec := j.JobSpec
 	if len(body) > 0 {
 		if err := mlaas.Decode(body, &ask); err != nil {
-			return run, err
+			return run, nil, err
 		}
 		var patch struct {
 			Parameters json.RawMessage `json:"parameters,omitempty"`
 			Roles      json.RawMessage `json:"roles,omitempty"`
 		}
 		if err := json.Unmarshal(body, &patch); err != nil {
-			return run, err
+			return run, nil, err
 		}
 		over := map[string]any{}
 		if patch.Parameters != nil {
@@ -77,42 +79,44 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 		}
 		text, err := json.Marshal(over)
 		if err != nil {
-			return run, err
+			return run, nil, err
 		}
 		if spec, err = patchSpec(spec, text); err != nil {
-			return run, err
+			return run, nil, err
 		}
 	}
-	if err := m.checkSpec(&spec); err != nil {
-		return run, err
-	}
-	if mode := spec.Code.Mode; mode != "plain" && mode != "annotation" && mode != "nonintrusive" {
-		return run, mlaas.Invalid("code.mode", "plain, annotation or nonintrusive: the other ways arrive with the code engine", mode)
+	if err := m.checkSpec(ctx, &spec); err != nil {
+		return run, nil, err
 	}
 	want := ask.Version
 	if want == "" {
 		want = spec.Code.Version
 	}
-	version, err := m.versionToRun(ctx, *j, want)
+	var version mlaas.Version
+	if spec.Code.Mode == "composed" && want == "" {
+		version, rows, err = m.composed(ctx, j, spec)
+	} else {
+		version, err = m.versionToRun(ctx, *j, want)
+	}
 	if err != nil {
-		return run, err
+		return run, nil, err
 	}
 	spec.Code.Version = version.ID
 	if err := startable(spec, version); err != nil {
-		return run, err
+		return run, nil, err
 	}
 	if err := m.resolve(ctx, j.Tenant, &spec); err != nil {
-		return run, err
+		return run, nil, err
 	}
 	if err := m.prepares(ctx, mlaas.Run{Tenant: j.Tenant, Job: j.ID, JobName: j.Name, Version: version, Spec: spec}); err != nil {
-		return run, err
+		return run, nil, err
 	}
 	version.Files = []mlaas.File{} // they are in the bundle, and with the version
 	now := m.stamp()
 	if j.Runs > 0 { // ids sort by the millisecond, and runs by their ids
 		last, err := m.newestRun(ctx, *j)
 		if err != nil {
-			return run, err
+			return run, nil, err
 		}
 		if !now.After(last.Created) {
 			now = last.Created.Add(time.Millisecond)
@@ -120,13 +124,13 @@ func (m *Management) newRun(ctx context.Context, j *mlaas.Job, body json.RawMess
 	}
 	j.Runs++
 	return mlaas.Run{ID: mlaas.RunID(mlaas.NewID(now)), Tenant: j.Tenant, Job: j.ID, JobName: j.Name, Number: j.Runs,
-		Version: version, Spec: spec, Wanted: mlaas.WantRun, Created: now}, nil
+		Version: version, Spec: spec, Wanted: mlaas.WantRun, Created: now}, rows, nil
 }
 
 // prepares refuses a run whose code cannot be prepared, where a Python is here
 // to say so: else its supervisors do.
 func (m *Management) prepares(ctx context.Context, run mlaas.Run) error {
-	if m.Prepare == nil || run.Spec.Code.Mode != "annotation" {
+	if m.Prepare == nil || run.Spec.Code.Mode != "annotation" && !run.Spec.Spreads() {
 		return nil
 	}
 	_, err := m.prepare(ctx, run)
@@ -153,6 +157,15 @@ func (m *Management) versionToRun(ctx context.Context, j mlaas.Job, want mlaas.V
 func startable(spec mlaas.JobSpec, v mlaas.Version) error {
 	has := func(file string) bool {
 		return slices.ContainsFunc(v.Files, func(f mlaas.File) bool { return f.Path == path.Clean(file) })
+	}
+	if spec.Code.Mode == "guiding" {
+		if _, err := template.Main(spec.Environment.Framework); err != nil {
+			return err
+		}
+		if !has(template.User) {
+			return mlaas.Invalid("code.mode", fmt.Sprintf("another one, or code with a file %s, which has the functions of guiding mode: %s has %s", template.User, v.ID, someOf(v.Files)), spec.Code.Mode)
+		}
+		return nil
 	}
 	command := spec.Execution.Command
 	if len(command) == 0 {
@@ -536,6 +549,24 @@ func (m *Management) stopRun(ctx context.Context, in *runIn) (*Answer[RunView], 
 	b := m.stops([]store.Found[mlaas.Run]{{Value: r, Rev: rev}}, stoppedByUser)
 	r.Wanted, r.Why = mlaas.WantStop, stoppedByUser
 	return &Answer[RunView]{Body: RunView{r, s}}, b, nil
+}
+
+// runAnywhere says that what rules have excluded so far is forgotten.
+func (m *Management) runAnywhere(ctx context.Context, in *runIn) (*Answer[RunView], store.Batch, error) {
+	none := store.Batch{}
+	r, rev, err := m.findRun(ctx, tenantOf(ctx), in.Run)
+	if err != nil {
+		return nil, none, err
+	}
+	s, err := m.stateOf(ctx, r)
+	if err != nil || s.State.Final() || len(s.Excluded) == 0 {
+		return &Answer[RunView]{Body: RunView{r, s}}, none, err // it is over, or nothing is excluded
+	}
+	r.Anywhere = s.Anywhere + 1
+	return &Answer[RunView]{Body: RunView{r, s}}, store.Batch{
+		Put:  []store.Row{store.Runs(m.DB).Put(r, rev)},
+		Tell: tells(mlaas.RunAsked{Tenant: r.Tenant, Run: r.ID}),
+	}, nil
 }
 
 type checkpointsIn struct {

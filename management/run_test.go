@@ -267,3 +267,29 @@ func TestLeave(t *testing.T) {
 	a.do("GET", "/api/run/"+run+"/log?follow=true", nil).want(200)
 	a.Leave(t.Context()) // again: nobody is there
 }
+
+// What rules have excluded is forgotten where the user says so, and only where
+// there is something to forget.
+func TestAnywhere(t *testing.T) {
+	a, run := running(t)
+	told := a.told("RunAsked")
+	a.do("POST", "/api/run/"+run+"/anywhere", nil).want(202).is("anywhere", nil)
+	s, rev, err := a.state(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Excluded, s.Anywhere = map[string][]string{"worker": {"n7"}}, 2
+	a.setState(s, rev)
+	for range 2 { // pressed twice, it is the same wish
+		a.do("POST", "/api/run/"+run+"/anywhere", nil).want(202).is("anywhere", 3.0)
+	}
+	if n := a.told("RunAsked") - told; n != 2 {
+		t.Errorf("contractor was told %d times, want 2", n)
+	}
+	a.becomes(run, mlaas.Failed, "it is over")
+	a.do("POST", "/api/run/"+run+"/anywhere", nil).want(202)
+	if n := a.told("RunAsked") - told; n != 2 {
+		t.Errorf("of a run that is over contractor was told")
+	}
+	a.do("POST", "/api/run/nothing/anywhere", nil).want(404)
+}

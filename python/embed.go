@@ -7,7 +7,7 @@ import "embed"
 // Files holds the package as a folder named mlaas. What is in Site goes first
 // on PYTHONPATH.
 //
-//go:embed mlaas/*.py mlaas/py.typed mlaas/_site/*.py mlaas/_hooks/*.py
+//go:embed mlaas/*.py mlaas/py.typed mlaas/_site/*.py mlaas/_hooks/*.py mlaas/_spread/*.py
 var Files embed.FS
 
 // Site is the folder that holds the package's sitecustomize.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 
 	"mlaas.dev/mlaas"
@@ -48,7 +49,8 @@ func TestBefore(t *testing.T) {
 			t.Errorf("%s: %v", was.Key, err)
 			continue
 		}
-		if is.Key != was.Key || len(is.Index) != len(was.Index) || len(is.Index) > 0 && !reflect.DeepEqual(is.Index, was.Index) {
+		known := slices.DeleteFunc(slices.Clone(is.Index), func(s string) bool { return s == store.LiveOn("local") }) // v0.1 does not look by it
+		if is.Key != was.Key || !slices.Equal(known, was.Index) {
 			t.Errorf("%s is kept as %s by %q, was by %q", was.Key, is.Key, is.Index, was.Index)
 		}
 		var a, b any

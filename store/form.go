@@ -90,6 +90,49 @@ func (r Records[T]) upgraded(data []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
+// mended is a record that cannot be read as it is, because of err.
+func (r Records[T]) mended(data []byte, err error) (v T, _ error) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(data, &fields) != nil || r.Mend(fields) != nil {
+		return v, err
+	}
+	text, wrong := json.Marshal(fields)
+	if wrong != nil {
+		return v, err
+	}
+	return v, json.Unmarshal(text, &v)
+}
+
+// legible takes code.composed away from the job spec in fields where it cannot
+// be read: v0.1 took any JSON for it, and could not run it.
+func legible(fields map[string]json.RawMessage) error {
+	var code map[string]json.RawMessage
+	if err := json.Unmarshal(fields["code"], &code); err != nil {
+		return err
+	}
+	if json.Unmarshal(code["composed"], new(mlaas.Composed)) == nil {
+		return nil
+	}
+	delete(code, "composed")
+	text, err := json.Marshal(code)
+	fields["code"] = text
+	return err
+}
+
+// legibleRun is legible for the spec of a run.
+func legibleRun(fields map[string]json.RawMessage) error {
+	var spec map[string]json.RawMessage
+	if err := json.Unmarshal(fields["spec"], &spec); err != nil {
+		return err
+	}
+	if err := legible(spec); err != nil {
+		return err
+	}
+	text, err := json.Marshal(spec)
+	fields["spec"] = text
+	return err
+}
+
 func newer(kind string, form, reads int) error {
 	return fmt.Errorf("it was written by a newer mlaas (form %d of a %s; this one reads up to %d): use that version, or a newer one: %w", form, kind, reads, mlaas.ErrConflict)
 }

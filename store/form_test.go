@@ -180,3 +180,33 @@ func TestRestoring(t *testing.T) {
 		t.Errorf("filled again: %v", err)
 	}
 }
+
+// v0.1 took any JSON as a composed network. What is none now is left out, and
+// the rest of the job or run is read.
+func TestOldComposed(t *testing.T) {
+	db, err := sqlitestore.Open(t.Context(), ":memory:", sqlitestore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const code = `{"mode": "composed", "composed": {"hidden_layers": [500], "loss": "x"}}`
+	err = db.Commit(t.Context(), store.Batch{Put: []store.Row{
+		{Key: store.Key{Kind: "job", Tenant: "t", ID: "j"}, Data: []byte(`{"id": "j", "name": "net", "code": ` + code + `}`)},
+		{Key: store.Key{Kind: "run", Tenant: "t", ID: "r"}, Data: []byte(`{"id": "r", "spec": {"name": "net", "code": ` + code + `}}`)},
+		{Key: store.Key{Kind: "job", Tenant: "t", ID: "broken"}, Data: []byte(`{"id": "broken", "name": 5, "code": ` + code + `}`)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, _, err := store.Jobs(db).Get(t.Context(), "t", "j")
+	if err != nil || j.Name != "net" || j.Code.Mode != "composed" || j.Code.Composed != nil {
+		t.Errorf("the job is %+v, %v", j.Code, err)
+	}
+	r, _, err := store.Runs(db).Get(t.Context(), "t", "r")
+	if err != nil || r.Spec.Name != "net" || r.Spec.Code.Composed != nil {
+		t.Errorf("the run is %+v, %v", r.Spec.Code, err)
+	}
+	if _, _, err := store.Jobs(db).Get(t.Context(), "t", "broken"); err == nil {
+		t.Error("a job whose name is a number was read")
+	}
+}

@@ -14,7 +14,7 @@ import (
 // Jobs are written by management. ID: JobID. Index: "deleted" where deleted,
 // else "live".
 func Jobs(db Driver) Records[mlaas.Job] {
-	return Records[mlaas.Job]{DB: db, Kind: "job",
+	return Records[mlaas.Job]{DB: db, Kind: "job", Mend: legible,
 		Key: func(j mlaas.Job) (mlaas.Tenant, string) { return j.Tenant, string(j.ID) },
 		Index: func(j mlaas.Job) []string {
 			if j.Deleted != nil {
@@ -54,7 +54,7 @@ func VersionKey(job mlaas.JobID, number int) string { return fmt.Sprintf("%s/%08
 
 // Runs are written by management. ID: RunID. Index: "job=JOB", "number=JOB/7".
 func Runs(db Driver) Records[mlaas.Run] {
-	return Records[mlaas.Run]{DB: db, Kind: "run",
+	return Records[mlaas.Run]{DB: db, Kind: "run", Mend: legibleRun,
 		Key: func(r mlaas.Run) (mlaas.Tenant, string) { return r.Tenant, string(r.ID) },
 		Index: func(r mlaas.Run) []string {
 			return []string{"job=" + string(r.Job), fmt.Sprintf("number=%s/%d", r.Job, r.Number)}
@@ -92,7 +92,8 @@ func Ledgers(db Driver) Records[mlaas.Ledger] {
 }
 
 // Replicas are written by booster. ID: "RUN/worker-0"; list them by Prefix
-// "RUN/". Index: "live" until the status is final.
+// "RUN/". Index: "live" until the status is final, and so long [LiveOn] its
+// cluster, which those that v0.1 wrote last have not.
 func Replicas(db Driver) Records[mlaas.Replica] {
 	return Records[mlaas.Replica]{DB: db, Kind: "replica",
 		Key: func(r mlaas.Replica) (mlaas.Tenant, string) { return r.Tenant, ReplicaKey(r.Run, r.Fence.Replica) },
@@ -100,9 +101,12 @@ func Replicas(db Driver) Records[mlaas.Replica] {
 			if r.Status.Final() {
 				return nil
 			}
-			return []string{"live"}
+			return []string{"live", LiveOn(r.Cluster)}
 		}}
 }
+
+// LiveOn is what the live replicas of a cluster are found by.
+func LiveOn(cluster string) string { return "live=" + cluster }
 
 // ReplicaKey is the ID of a replica's record.
 func ReplicaKey(run mlaas.RunID, replica string) string { return string(run) + "/" + replica }

@@ -185,6 +185,10 @@ type Records[T any] struct {
 	// into form i+2, up to the newest that can be read.
 	Writes   int
 	Upgrades []Upgrade
+
+	// Mend changes the fields of a record that cannot be read, which an older
+	// version took because it did not look inside; nil: there are none.
+	Mend Upgrade
 }
 
 // Get returns the record named id and its revision.
@@ -260,6 +264,9 @@ func (r Records[T]) decode(row Row) (v T, err error) {
 	data, err := r.upgraded(row.Data)
 	if err == nil {
 		err = json.Unmarshal(data, &v)
+	}
+	if err != nil && r.Mend != nil {
+		v, err = r.mended(data, err)
 	}
 	if err != nil {
 		return v, fmt.Errorf("%s: %w", row.Key, err)

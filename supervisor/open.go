@@ -61,6 +61,8 @@ func (o *opener) begin(ctx context.Context, ask mlaas.Open) {
 		switch {
 		case full:
 			end = stream.Fail(fmt.Errorf("%d streams into this replica are open, which is all there may be: close one: %w", maxOpen, mlaas.ErrTooMany))
+		case ask.Look != "":
+			end = o.s.look(life, ask.Look, at)
 		case ask.Port > 0:
 			end = o.s.connect(life, ask.Port, at)
 		default:
@@ -72,6 +74,21 @@ func (o *opener) begin(ctx context.Context, ask mlaas.Open) {
 			}
 		}
 	})
+}
+
+// look finds out of the program's Python processes what is asked for.
+func (s *Supervisor) look(ctx context.Context, what string, at *stream.Stream) stream.Ending {
+	s.mu.Lock()
+	p := s.program
+	s.mu.Unlock()
+	switch {
+	case p == nil:
+		return stream.Fail(fmt.Errorf("its program does not run yet: %w", mlaas.ErrConflict))
+	case p.runtime.Python == "" || p.runtime.Library == "":
+		return stream.Fail(fmt.Errorf("its environment has no Python: %w", mlaas.ErrConflict))
+	}
+	script := filepath.Join(p.runtime.Library, "mlaas", "_look.py")
+	return s.beside(ctx, mlaas.Open{Command: []string{p.runtime.Python, "-I", "-S", "-B", script, what}}, at)
 }
 
 // connect is a connection to a port of the replica: at the address by which

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -261,5 +262,67 @@ func TestOpenTooMany(t *testing.T) {
 	_, _, end := h.end(h.open(mlaas.Open{Command: []string{"true"}}))
 	if err := end.Err(); !errors.Is(err, mlaas.ErrTooMany) {
 		t.Errorf("one too many: %v", err)
+	}
+}
+
+// What a program's threads do is asked of the program itself, beside it.
+func TestLook(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("there is no python3")
+	}
+	library, err := filepath.Abs("../python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHall(t)
+	refused := func(says string) {
+		t.Helper()
+		if _, _, end := h.end(h.open(mlaas.Open{Look: mlaas.LookStacks})); !errors.Is(end.Err(), mlaas.ErrConflict) || !strings.Contains(end.Err().Error(), says) {
+			t.Errorf("%v, want %s", end.Err(), says)
+		}
+	}
+	refused("does not run yet")
+	p := &program{s: h.s, runtime: &Runtime{}, env: []string{"PATH=/usr/bin:/bin", "MLAAS_DEBUG=1", "MLAAS_SOCKET=" + h.s.Folder,
+		"PYTHONPATH=" + filepath.Join(library, "mlaas", "_site") + ":" + library}}
+	h.s.program = p
+	refused("has no Python")
+	p.runtime = &Runtime{Python: python, Library: library}
+
+	text := "import sys\n\ndef waits():\n    print('ready', flush=True)\n    sys.stdin.read()\n\nwaits()\n"
+	if err := os.WriteFile(filepath.Join(h.s.Folder, CodeDir, "main.py"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), python, "main.py")
+	c.Dir, c.Env = filepath.Join(h.s.Folder, CodeDir), p.env
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	said, wrong, end := h.end(h.open(mlaas.Open{Look: mlaas.LookStacks}))
+	var got mlaas.Stacks
+	if err := json.Unmarshal([]byte(said), &got); err != nil || end.Err() != nil || wrong != "" {
+		t.Fatalf("%v, %+v, %q %q", err, end, said, wrong)
+	}
+	if len(got.Processes) != 1 || got.Processes[0].PID != c.Process.Pid || len(got.Processes[0].Threads) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	frames := got.Processes[0].Threads[0].Frames
+	if want := (mlaas.StackFrame{File: filepath.Join(c.Dir, "main.py"), Line: 5, Function: "waits", Text: "sys.stdin.read()"}); frames[0] != want {
+		t.Errorf("%+v, want %+v", frames[0], want)
+	}
+	in.Close()
+	if err := c.Wait(); err != nil {
+		t.Errorf("the program did not go on: %v", err)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -33,6 +32,7 @@ type program struct {
 	command []string
 	env     []string
 	see     []string
+	runtime *Runtime
 	tracker *tracker
 	timeout time.Duration
 	grace   time.Duration
@@ -97,7 +97,7 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	if err != nil {
 		return nil, lock, err
 	}
-	p.command = command
+	p.command, p.runtime = command, run
 	if p.tracker, err = s.track(); err != nil {
 		return nil, lock, fmt.Errorf("the tracker's socket could not be made: %w", err)
 	}
@@ -244,6 +244,9 @@ func (s *Supervisor) variables(start mlaas.Start, run *Runtime, socket string) [
 		"MLAAS_DATA": in(DataDir), "MLAAS_OUTPUT": in(OutputDir), "MLAAS_CHECKPOINTS": in(CheckpointDir),
 		"MLAAS_SOCKET": socket,
 	})
+	if start.Recipe != nil && start.Recipe.Locals {
+		v["MLAAS_SECRETS"] = strings.Join(slices.Sorted(maps.Keys(start.Secrets)), ",") // whose values no variable may show
+	}
 	delete(v, "MLAAS_RESUME")
 	delete(v, "MLAAS_RESUME_STEP")
 	if start.Resume != "" {
@@ -373,9 +376,11 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 	case code == 0:
 		done.Status, done.Reason = mlaas.ReplicaSucceeded, "the program ended"
 	case state.Signaled():
-		done.Status, done.Reason = mlaas.ReplicaFailed, fmt.Sprintf("the program was ended by signal %s", signalName(state.Signal()))
+		done.Status = mlaas.ReplicaFailed
+		done.Reason, done.Failure = p.crash(state.Signal())
 	default:
-		done.Status, done.Reason = mlaas.ReplicaFailed, p.failure(code)
+		done.Status = mlaas.ReplicaFailed
+		done.Reason, done.Failure = p.failure(code)
 	}
 	if s.isSuspended() {
 		return done // the next attempt has outputs; there is nobody to give these to
@@ -565,48 +570,6 @@ func (p *program) read(stream string, r *os.File) {
 			return
 		}
 	}
-}
-
-// remember keeps the last lines of stderr, where Python says why it ended.
-func (p *program) remember(lines []mlaas.LogLine) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range lines {
-		p.stderr = append(p.stderr, l.Text[:min(len(l.Text), 1000)])
-	}
-	if n := len(p.stderr); n > 40 {
-		p.stderr = slices.Delete(p.stderr, 0, n-40)
-	}
-}
-
-var (
-	errorLine = regexp.MustCompile(`^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Failure))(?:: (.*))?$`)
-	fileLine  = regexp.MustCompile(`^\s+File "(.+)", line (\d+)`)
-)
-
-// failure says why a program failed: what Python said last, and for code that
-// does not parse, where.
-func (p *program) failure(code int) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := len(p.stderr) - 1; i >= 0; i-- {
-		m := errorLine.FindStringSubmatch(strings.TrimRight(p.stderr[i], " "))
-		if m == nil {
-			continue
-		}
-		what := m[0]
-		if !slices.Contains([]string{"SyntaxError", "IndentationError", "TabError"}, m[1]) {
-			return fmt.Sprintf("the program ended with exit code %d: %s", code, what)
-		}
-		for j := i - 1; j >= 0; j-- {
-			if f := fileLine.FindStringSubmatch(p.stderr[j]); f != nil {
-				file := strings.TrimPrefix(f[1], filepath.Join(p.s.Folder, CodeDir)+"/")
-				return fmt.Sprintf("the program does not parse: %s:%s: %s", file, f[2], what)
-			}
-		}
-		return "the program does not parse: " + what
-	}
-	return fmt.Sprintf("the program ended with exit code %d", code)
 }
 
 // signalName is "SIGKILL" rather than "killed".

@@ -28,6 +28,9 @@ func (s *Supervisor) prepare(ctx context.Context, recipe *mlaas.Recipe, code mla
 	if !recipe.Changes() {
 		return nil
 	}
+	if run.Python == "" && recipe.Marks == 0 && len(recipe.Files) == 0 {
+		return nil // not a program of Python: it runs as it was written, on each replica
+	}
 	if run.Python == "" || run.Library == "" {
 		return fmt.Errorf("its code cannot be prepared: its environment has no Python, and code.mode is %s; use plain", recipe.Mode)
 	}

@@ -37,9 +37,10 @@ GO_ON = "return True to go on (or a dict of what was measured) and False when tr
 
 
 def fail(line, text):
-    """End the program with one sentence: the file, the line, what is wrong."""
+    """End the program with one sentence, as an error that needs no traceback:
+    the file, the line, what is wrong."""
     sys.stdout.flush()
-    sys.exit("%s:%d: %s" % (FILE, line, text) if line else "%s: %s" % (FILE, text))
+    sys.exit("ModelError: %s:%d: %s" % (FILE, line, text) if line else "ModelError: %s: %s" % (FILE, text))
 
 
 class Workflow:
@@ -161,7 +162,7 @@ class Workflow:
 
     def save(self, model, env, otherwise):
         """Write the model to where results are kept: by the user's save, or by otherwise(folder)."""
-        folder = mlaas.output if mlaas else "output"
+        folder = mlaas.output if mlaas else os.path.join("mlaas-runs", "output")
         os.makedirs(folder, exist_ok=True)
         if self.has("save"):
             self.user.save(model, env, folder)

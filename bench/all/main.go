@@ -27,6 +27,7 @@ func main() {
 	}{
 		{"start", []string{"-bin", path}},
 		{"overhead", []string{"-bin", path}},
+		{"prepare", nil},
 		{"create", []string{"-bin", path}},
 		{"idle", []string{"-bin", path}},
 		{"fleet", nil},

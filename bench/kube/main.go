@@ -43,14 +43,19 @@ func main() {
 	flag.IntVar(&b.replicas, "replicas", 10, "rate: of each run")
 	flag.IntVar(&b.pods, "pods", 5000, "heap: how many are watched")
 	flag.IntVar(&b.lines, "lines", 300000, "lines: how many are written")
+	flag.StringVar(&b.profile, "profile", "", "a folder for the profiles of each platform")
 	flag.IntVar(&b.perSecond, "per-second", 10000, "lines: how many in a second")
 	pods := flag.Int("loop", 0, "be the bare loop of rate: make so many pods on the clusters of the kubeconfigs that follow")
+	promises := flag.Bool("promise", false, "be what the platform does for the runs of rate besides pods and requests")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	measure := func() error { return b.run(ctx, strings.Split(*only, ",")) }
 	if *pods > 0 {
 		measure = func() error { return loop(ctx, *pods, flag.Args()) }
+	}
+	if *promises {
+		measure = func() error { return promise(ctx, &b) }
 	}
 	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -63,6 +68,8 @@ type bench struct {
 	starts                      int
 	nodes, runs, replicas, pods int
 	lines, perSecond            int
+	profile                     string
+	stages                      int // how many there were
 }
 
 func (b *bench) run(ctx context.Context, only []string) error {
@@ -104,7 +111,11 @@ func (b *bench) stage(ctx context.Context) (*stage, error) {
 		return nil, err
 	}
 	door := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	p, err := rig.Up(b.binary, "--door", door, "--plain")
+	args := []string{"--door", door, "--plain"}
+	if b.stages++; b.profile != "" {
+		args = append(args, "--profile", filepath.Join(b.profile, strconv.Itoa(b.stages)))
+	}
+	p, err := rig.Up(b.binary, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -123,7 +123,8 @@ func (w *watch) until(ctx context.Context, is func() bool) error {
 	}
 }
 
-// A toll is what it took until all pods ran.
+// A toll is what it took until all pods ran, and the processor time until that
+// was in the records too.
 type toll struct{ wall, cpu, calls float64 }
 
 // rate measures many runs, against a loop that makes the same pods.
@@ -147,7 +148,7 @@ func (b *bench) rate(ctx context.Context) error {
 		}
 	}
 	pods := b.runs * b.replicas
-	measure := func(f func() (cpu func() float64, err error)) (t toll, err error) {
+	measure := func(f func() (cpu func() (float64, error), err error)) (t toll, err error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		w := watchAll(ctx, all)
@@ -161,14 +162,20 @@ func (b *bench) rate(ctx context.Context) error {
 			return t, err
 		}
 		err = w.until(ctx, func() bool { return len(w.seen) >= pods })
-		t.wall, t.cpu = time.Since(began).Seconds(), cpu()
-		after, err2 := calls(ctx, all)
+		t.wall = time.Since(began).Seconds()
+		if err != nil {
+			return t, err
+		}
+		if t.cpu, err = cpu(); err != nil {
+			return t, err
+		}
+		after, err := calls(ctx, all)
 		t.calls = after - before
-		return t, errors.Join(err, err2)
+		return t, err
 	}
-	bare, err := measure(func() (func() float64, error) {
+	bare, err := measure(func() (func() (float64, error), error) {
 		spent, err := b.bareLoop(ctx, all)
-		return func() float64 { return spent }, err
+		return func() (float64, error) { return spent, nil }, err
 	})
 	if err == nil {
 		err = clear(ctx, all)
@@ -183,15 +190,26 @@ func (b *bench) rate(ctx context.Context) error {
 	if err := s.Do(http.MethodPost, "/api/job/many/code", map[string]any{"files": map[string]string{"main.py": "print(1)\n"}}, nil); err != nil {
 		return err
 	}
-	ours, err := measure(func() (func() float64, error) {
+	did, err := s.counted()
+	if err != nil {
+		return err
+	}
+	ours, err := measure(func() (func() (float64, error), error) {
 		before := rig.CPU([]int{s.PID})
 		g, _ := errgroup.WithContext(ctx)
 		g.SetLimit(8)
 		for range b.runs {
 			g.Go(func() error { return s.Do(http.MethodPost, "/api/job/many/run", map[string]any{}, nil) })
 		}
-		return func() float64 { return rig.CPU([]int{s.PID}) - before }, g.Wait()
+		return func() (float64, error) {
+			spent, err := s.settled(ctx)
+			return spent - before, err
+		}, g.Wait()
 	})
+	if err != nil {
+		return err
+	}
+	now, err := s.counted()
 	if err != nil {
 		return err
 	}
@@ -200,7 +218,60 @@ func (b *bench) rate(ctx context.Context) error {
 		fmt.Sprintf("%.0f/s against %.0f/s: %d runs of %d on 3 clusters of %d nodes", n/ours.wall, n/bare.wall, b.runs, b.replicas, b.nodes))
 	rig.Row("CPU of the platform, against the loop", ours.cpu/bare.cpu, 1.3, "x", true, fmt.Sprintf("%.1f s against %.1f s", ours.cpu, bare.cpu))
 	rig.Row("calls of the API servers for a replica", ours.calls/n, 1.5, "", true, fmt.Sprintf("%.2f of the loop", bare.calls/n))
+	fmt.Print("a run of the platform was")
+	for i, what := range countedOf {
+		fmt.Printf(", %.1f %s", (now[i]-did[i])/float64(b.runs), what.text)
+	}
+	fmt.Println()
 	return nil
+}
+
+// countedOf is what the platform counts of its own work.
+var countedOf = []struct{ metric, text string }{
+	{"mlaas_store_commits_total", "commits"},
+	{"mlaas_store_syncs_total", "writes to disk"},
+	{"mlaas_messages_handled_total", "messages"},
+	{"mlaas_conflicts_total", "commits decided anew"},
+	{"go_gc_duration_seconds_count", "collections of garbage"},
+}
+
+// counted is how much of that it did so far.
+func (s *stage) counted() ([]float64, error) {
+	sums := make([]float64, len(countedOf))
+	err := s.Lines("/metrics", func(line []byte) bool {
+		name, _, _ := strings.Cut(string(line), "{")
+		name, _, _ = strings.Cut(name, " ")
+		for i, what := range countedOf {
+			if name == what.metric {
+				v, _ := strconv.ParseFloat(string(line[strings.LastIndexByte(string(line), ' ')+1:]), 64)
+				sums[i] += v
+			}
+		}
+		return true
+	})
+	return sums, err
+}
+
+// settled waits until the platform has nothing more to write of what its pods
+// did, and returns the processor time that it took so far in all.
+func (s *stage) settled(ctx context.Context) (cpu float64, err error) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	commits := -1.0
+	for range 120 {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-tick.C:
+		}
+		cpu = rig.CPU([]int{s.PID}) // without the question that follows
+		now, err := s.counted()
+		if err != nil || now[0] == commits {
+			return cpu, err
+		}
+		commits = now[0]
+	}
+	return 0, errors.New("the platform still writes two minutes after all pods ran")
 }
 
 // bareLoop runs loop as a process of its own, so that its processor time is

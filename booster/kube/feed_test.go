@@ -53,6 +53,13 @@ func (s *server) executor(t *testing.T) *Executor {
 	t.Helper()
 	e := &Executor{Cluster: "east", Settings: mlaas.KubeSettings{Supervisor: "mlaas:1", Images: map[string]string{"": "python:3"}, Copy: "image"}}
 	e.api = inMemory{&corefake.FakeCoreV1{Fake: &s.Fake}}
+	e.post = func(ctx context.Context, p *corev1.Pod) (string, error) {
+		made, err := e.api.Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
+		if err != nil {
+			return "", err
+		}
+		return made.ResourceVersion, nil
+	}
 	if err := e.begin(); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@
 //
 // kubeconfig.go says how a cluster is reached, pod.go what a replica is made of,
 // kube.go how it is started and stopped, token.go keeps its token, feed.go
-// knows what is there, news.go says in sentences what the cluster says of a
+// knows what is there, slim.go reads no more of it than is used, news.go says in sentences what the cluster says of a
 // pod, fault.go what its API server says, reach.go goes into a pod, room.go
 // adds up what the nodes have, sweep.go takes away what is left.
 package kube
@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applycore "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
@@ -52,6 +53,7 @@ type Executor struct {
 	once   sync.Once
 	broken error
 	api    corev1client.CoreV1Interface
+	post   func(ctx context.Context, p *corev1.Pod) (version string, err error) // makes a pod
 	config *rest.Config
 
 	room room // what the nodes have
@@ -101,12 +103,26 @@ func (e *Executor) begin() error {
 		e.config.ContentType = "application/vnd.kubernetes.protobuf"
 		e.config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 		e.config.UserAgent = "mlaas-booster"
-		client, err := corev1client.NewForConfig(e.config)
+		config := rest.CopyConfig(e.config)
+		config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
+		config.NegotiatedSerializer = slimming{rest.CodecFactoryForGeneratedClient(scheme.Scheme, scheme.Codecs).WithoutConversion()}
+		client, err := rest.RESTClientFor(config)
 		if err != nil {
 			e.broken = e.fault(err)
 			return
 		}
-		e.api = client
+		e.api, e.post = corev1client.New(client), func(ctx context.Context, p *corev1.Pod) (string, error) {
+			answer := client.Post().Namespace(p.Namespace).Resource("pods").SetHeader("Accept", bareMetadata).Body(p).Do(ctx)
+			if err := answer.Error(); err != nil { // with what the server says of it
+				return "", err
+			}
+			said, err := answer.Raw()
+			if err != nil {
+				return "", err
+			}
+			m, err := metadataOf(said)
+			return m.ResourceVersion, err
+		}
 	})
 	return e.broken
 }
@@ -156,7 +172,7 @@ func (e *Executor) Start(ctx context.Context, r booster.Spec) error {
 	if over {
 		return nil // it was stopped
 	}
-	made, err := e.create(ctx, p)
+	err = e.create(ctx, p)
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return nil
@@ -173,22 +189,22 @@ func (e *Executor) Start(ctx context.Context, r booster.Spec) error {
 	e.mu.Unlock()
 	if f != nil { // what we did ourselves is known at once
 		f.mu.Lock()
-		f.see(made)
+		f.see(p)
 		f.mu.Unlock()
 	}
 	return nil
 }
 
-// create makes a pod. A namespace that was made just now has no service account
-// for a moment.
-func (e *Executor) create(ctx context.Context, p *corev1.Pod) (*corev1.Pod, error) {
+// create makes a pod and notes its version. A namespace that was made just now
+// has no service account for a moment.
+func (e *Executor) create(ctx context.Context, p *corev1.Pod) (err error) {
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		made, err := e.api.Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
+		p.ResourceVersion, err = e.post(ctx, p)
 		if err == nil || !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "error looking up service account") || wait > 5*time.Second {
-			return made, err
+			return err
 		}
 		if err := pause(ctx, wait); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -64,6 +64,18 @@ func TestTokensTogether(t *testing.T) {
 	}
 }
 
+// A run of one replica takes two calls to start, one for its token and one for
+// its pod: docs/design/0009-pods.md says why not one.
+func TestCallsOfOne(t *testing.T) {
+	s := newServer()
+	if err := s.executor(t).Start(t.Context(), plainSpec("worker-0")); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.Actions()); n != 2 || s.count("create", "secrets") != 1 || s.count("create", "pods") != 1 {
+		t.Errorf("it took %d calls: %v", n, s.Actions())
+	}
+}
+
 // What one process stopped, another does not start.
 func TestTokensOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	if out, err := exec.Command("python3", "-c", "import sys; print(sys.executable, sys.base_prefix, sep=':')").Output(); err == nil {
 		os.Setenv("TEST_PYTHON", strings.TrimSpace(string(out)))
 	}
+	if library, err := filepath.Abs("../../python"); err == nil {
+		os.Setenv("TEST_LIBRARY", library)
+	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // under the race detector every process lingers for a second
 	os.Exit(m.Run())
 }
@@ -63,7 +66,8 @@ func supervise(args []string) int {
 		Door: &supervisor.HTTPDoor{Address: c.Door, Token: c.Token},
 		Prepare: func(context.Context, mlaas.Environment, []byte, func(string)) (*supervisor.Runtime, error) {
 			python, prefix, _ := strings.Cut(os.Getenv("TEST_PYTHON"), ":")
-			return &supervisor.Runtime{Python: python, ReadOnly: []string{prefix}}, nil
+			library := os.Getenv("TEST_LIBRARY")
+			return &supervisor.Runtime{Python: python, Library: library, ReadOnly: []string{prefix, library}, Variables: map[string]string{"PYTHONPATH": library}}, nil
 		},
 	}
 	suspend := make(chan os.Signal, 1)

@@ -399,7 +399,7 @@ func (a *actor) speak(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]
 	a.e.mu.Unlock()
 	sum := sha256.Sum256([]byte(a.spec.Fence.Replica))
 	port := 20000 + int(sum[0])<<6 + int(sum[1])&62
-	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: a.spec.Fence, Node: a.e.Node, Address: a.spec.Fence.Replica + ".stage", Ports: []int{port, port + 1}, Phase: phase}
+	hello := &mlaas.Hello{Version: mlaas.DoorVersion, Fence: a.spec.Fence, Node: a.e.Node, Address: a.spec.Fence.Replica + ".stage", Ports: []int{port, port + 1}, Phase: phase, Recipes: mlaas.RecipeVersion}
 	if err := line.Send(ctx, mlaas.Up{Hello: hello}); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 func (c *cli) codeCommand() *cobra.Command {
-	code := &cobra.Command{Use: "code", Short: "A job's code: push, pull, versions, diff, preview",
+	code := &cobra.Command{Use: "code", Short: "A job's code: push, pull, versions, diff, preview, compose, eject",
 		Example: `  mlaas code push mnist ./mnist      a new version, or the one that is equal
   mlaas code pull mnist v3 ./old     its files into a folder
   mlaas code diff mnist v3 v7        what changed between two
@@ -42,6 +42,7 @@ func (c *cli) codeCommand() *cobra.Command {
 			})},
 		c.codePull(),
 		c.codePreview(),
+		c.codeEject(),
 		&cobra.Command{Use: "versions JOB", Short: "List the versions", Args: one("one JOB", "mlaas code versions mnist"),
 			Example: "  mlaas code versions mnist",
 			RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
@@ -78,6 +79,7 @@ func (c *cli) codeCommand() *cobra.Command {
 	for _, sub := range code.Commands() {
 		c.completesJobs(sub)
 	}
+	code.AddCommand(c.codeCompose())
 	return code
 }
 

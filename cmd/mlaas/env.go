@@ -18,8 +18,9 @@ import (
 )
 
 func (c *cli) envCommand() *cobra.Command {
-	env := &cobra.Command{Use: "env", Short: "Environments: ls, upgrade, rollback",
+	env := &cobra.Command{Use: "env", Short: "Environments: ls, fill, upgrade, rollback",
 		Example: `  mlaas env ls                 what there is to choose from, and what was resolved
+  mlaas env fill /data/env mnist    put what a job needs on a volume for clusters
   mlaas env upgrade mnist      the newest packages: try them, show what changed
   mlaas env rollback mnist     the ones from before`}
 	var framework string
@@ -48,8 +49,79 @@ func (c *cli) envCommand() *cobra.Command {
 			})
 		})}
 	list.Flags().StringVar(&framework, "framework", "", "of one framework alone")
-	env.AddCommand(list, c.completesJobs(c.envUpgrade()), c.completesJobs(c.envRollback()))
+	env.AddCommand(list, c.envFill(), c.completesJobs(c.envUpgrade()), c.completesJobs(c.envRollback()))
 	return env
+}
+
+func (c *cli) envFill() *cobra.Command {
+	var env mlaas.Environment
+	cmd := &cobra.Command{Use: "fill FOLDER [JOB...]", Short: "Put environments into a folder, such as a volume that clusters mount",
+		Args:    cobra.MinimumNArgs(1),
+		Example: "  mlaas env fill /data/mlaas/env mnist cifar\n  mlaas env fill /data/mlaas/env --framework tensorflow --package pandas",
+		Long: `Makes the environments of jobs, as their next runs would have them, in a folder; or
+one of a framework, for which no platform is asked. What is there already stays.
+
+An environment knows its own path: FOLDER is where replicas see the volume. Run
+it where the volume is mounted there, on a machine or in a pod with the system,
+the CPU and the Python that the image of the replicas has. Then name it in the
+settings of the cluster:   environments: {claim: CLAIM, path: FOLDER, readOnly: true}`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			folder, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			m := &environment.Manager{Dir: folder, Log: slog.New(slog.DiscardHandler)}
+			if (env.Framework != "") == (len(args) > 1) {
+				return tell{What: "it is not said which environments", Fix: "name jobs   mlaas env fill FOLDER JOB   or a framework   mlaas env fill FOLDER --framework tensorflow", Kind: mlaas.ErrSyntax}
+			}
+			if env.Framework != "" {
+				return c.fill(cmd.Context(), m, env, nil)
+			}
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			for _, name := range args[1:] {
+				j, err := findJob(cmd.Context(), cl, name)
+				if err != nil {
+					return err
+				}
+				_, lock, err := lockOf(cmd.Context(), cl, j)
+				if err == nil {
+					err = c.fill(cmd.Context(), m, j.Environment, lock)
+				}
+				if err != nil {
+					return fmt.Errorf("the environment of %s: %w", j.Name, err)
+				}
+			}
+			return nil
+		}}
+	cmd.Flags().StringVar(&env.Framework, "framework", "", "make one for this framework, and ask no platform")
+	cmd.Flags().StringArrayVar(&env.Packages, "package", nil, "with --framework: another package that it has; may be repeated")
+	cmd.Flags().StringVar(&env.Python, "python", "", "with --framework: of this version of Python")
+	return cmd
+}
+
+// fill makes one environment in a folder.
+func (c *cli) fill(ctx context.Context, m *environment.Manager, env mlaas.Environment, lock []byte) error {
+	s := screen{c: c}
+	made, err := m.Prepare(ctx, env, lock, func(sentence string) {
+		s.bar = sentence
+		if c.Width == nil {
+			c.say("  %s", sentence)
+		}
+		s.draw()
+	})
+	s.hide()
+	if err != nil {
+		return err
+	}
+	if len(made.LockText) == 0 {
+		c.done("%s needs no package: it runs in the Python of the image", env.Framework)
+		return nil
+	}
+	c.done("%s is in %s: %s", env.Framework, m.Dir, short(environment.Digest(made.LockText)))
+	return nil
 }
 
 // beforeLabel keeps the lock that a job had before its last upgrade.

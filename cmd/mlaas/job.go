@@ -47,7 +47,7 @@ func (c *cli) jobCommand() *cobra.Command {
   mlaas job wait mnist             until its newest run has ended
   mlaas job stop mnist/7           one run; without /7 all that live`}
 	job.AddCommand(c.jobList(), c.jobCreate(), c.jobRestore())
-	for _, sub := range []*cobra.Command{c.jobGet(), c.jobEdit(), c.jobRun(), c.jobStop(), c.jobWait(), c.jobRemove()} {
+	for _, sub := range []*cobra.Command{c.jobGet(), c.jobEdit(), c.jobRun(), c.jobStop(), c.jobAnywhere(), c.jobWait(), c.jobRemove()} {
 		job.AddCommand(c.completesJobs(sub))
 	}
 	return job
@@ -414,6 +414,32 @@ func (c *cli) jobRun() *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("follow", "detach")
 	cmd.PreRun = func(*cobra.Command, []string) { c.quiet = c.quiet || detach }
 	return cmd
+}
+
+func (c *cli) jobAnywhere() *cobra.Command {
+	return &cobra.Command{Use: "anywhere JOB|JOB/N", Short: "Let a run on every node again, also those that its rules keep it from", Args: one("JOB or JOB/N", "mlaas job anywhere mnist"),
+		Long: `Forgets on which nodes rules of the job let none of a role run any more. A run that
+waits for another node begins its next attempt; one that runs goes on as it is. A
+run that is started anew has nothing excluded.`,
+		Example: "  mlaas job anywhere mnist       its newest run\n  mlaas job anywhere mnist/7",
+		RunE: c.with(func(ctx context.Context, cl *client.Client, args []string) error {
+			run, err := findRun(ctx, cl, args[0])
+			if err != nil {
+				return err
+			}
+			before, err := cl.Anywhere(ctx, run.ID)
+			switch {
+			case err != nil:
+				return err
+			case before.Status.State.Final():
+				c.say("%s is over: it is %s", runName(before), before.Status.State)
+			case len(before.Status.Excluded) == 0:
+				c.say("%s may run on every node already", runName(before))
+			default:
+				c.done("%s may run on every node again", runName(before))
+			}
+			return nil
+		})}
 }
 
 func (c *cli) jobStop() *cobra.Command {

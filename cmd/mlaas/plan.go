@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/template"
 )
 
 // jobFile is the file in a folder that says what its job is. It is the same
@@ -114,6 +115,13 @@ func look(target, entry string) (*source, error) {
 			return nil, err
 		}
 	}
+	if s.composed() {
+		s.Name = choice{jobName(filepath.Base(root)), "from the folder's name"}
+		if s.File.Name != "" {
+			s.Name = choice{s.File.Name, s.FileName}
+		}
+		return s, nil
+	}
 	if base != "" && !yamlNamed {
 		if entry != "" {
 			return nil, tell{What: "--entry is for folders, and " + target + " is a file", Fix: "leave --entry away", Kind: mlaas.ErrInvalid}
@@ -121,6 +129,12 @@ func look(target, entry string) (*source, error) {
 		return s, s.single(root, base)
 	}
 	return s, s.folder(root, entry)
+}
+
+// composed reports whether the job file describes a network: there is no code
+// to take along.
+func (s *source) composed() bool {
+	return s.File != nil && s.File.Code.Composed != nil && (s.File.Code.Mode == "" || s.File.Code.Mode == "composed")
 }
 
 // single takes one file, and what it imports from beside it.
@@ -159,12 +173,17 @@ func (s *source) folder(root, entry string) (err error) {
 		return missing(filepath.Join(root, entry), fs.ErrNotExist)
 	case entry != "":
 		s.Entry = choice{path.Clean(filepath.ToSlash(entry)), "--entry"}
+	case s.File != nil && s.File.Code.Mode == "guiding":
+		s.Entry = choice{template.Entry, "the main program of guiding mode"}
 	case !command:
 		if s.Entry, err = s.Bundle.entry(); err != nil {
 			return err
 		}
 	}
 	reading := s.Entry.Value
+	if s.File != nil && s.File.Code.Mode == "guiding" {
+		reading = template.User
+	}
 	if command {
 		for _, word := range s.File.Execution.Command {
 			if s.Bundle.has(word) && reading == "" {
@@ -359,7 +378,9 @@ func (s *specFlags) make(src *source, had *mlaas.JobSpec, args []string, env fun
 	switch {
 	case src.File != nil:
 		p.Spec, kept = clone(*src.File), src.FileName
-		p.Spec.Environment.Framework = src.File.Environment.Framework // empty: the imports say
+		if !src.composed() {
+			p.Spec.Environment.Framework = src.File.Environment.Framework // empty: the imports say
+		}
 	case had != nil:
 		p.Spec, kept = clone(*had), asBefore
 	}
@@ -424,6 +445,11 @@ func (p *plan) row(what, value, why string) { p.Rows = append(p.Rows, planRow{wh
 
 func (p *plan) command(src *source, args []string) {
 	e := &p.Spec.Execution
+	if src.composed() {
+		e.Command = args
+		p.row("program", "written from code.composed", src.FileName)
+		return
+	}
 	why := src.Entry.Reason
 	switch file := src.Entry.Value; {
 	case file == "":

@@ -58,11 +58,20 @@ a new run of the same job, and what no flag says stays as it was.`,
 			if err != nil || dry {
 				return err
 			}
-			version, err := c.push(ctx, cl, job, src.Bundle)
-			if err != nil {
-				return err
+			var ask client.RunAsk
+			if !src.composed() {
+				version, err := c.push(ctx, cl, job, src.Bundle)
+				if err != nil {
+					return err
+				}
+				ask.Version = version.ID
 			}
-			run, err := c.start(ctx, cl, job, client.RunAsk{Version: version.ID})
+			if ask.Version != "" {
+				if err := c.sayOfReplicas(ctx, cl, job, ask.Version); err != nil {
+					return err
+				}
+			}
+			run, err := c.start(ctx, cl, job, ask)
 			if err != nil {
 				return err
 			}
@@ -157,6 +166,26 @@ func (c *cli) push(ctx context.Context, cl *client.Client, job mlaas.Job, b *bun
 	}
 	c.done("code %s (%s, %s%s)", v.ID, count(len(b.Files), "file"), size(b.Size), note)
 	return v, nil
+}
+
+// sayOfReplicas says what several replicas do with the code: train as one, and
+// what that changes, or each for itself. Where the platform cannot read code
+// before a run, its replicas say it.
+func (c *cli) sayOfReplicas(ctx context.Context, cl *client.Client, job mlaas.Job, version mlaas.VersionID) error {
+	if !job.Spreads() {
+		return nil
+	}
+	p, err := cl.Prepared(ctx, string(job.ID), version)
+	switch {
+	case errors.Is(err, mlaas.ErrInvalid):
+		return err
+	case err != nil || p.Spread == nil:
+		return nil
+	}
+	for _, says := range p.Spread.Says {
+		c.say("  %s", says)
+	}
+	return nil
 }
 
 // start asks for a run and says its name.

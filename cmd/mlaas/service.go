@@ -304,6 +304,7 @@ func (s *service) internalAPI(h http.Handler) *http.ServeMux {
 // what requests need when the last of them is answered, and that this process
 // lives is said to the end.
 func (s *service) serve(ctx context.Context, l net.Listener, server *http.Server, leave func(context.Context), requests, messages map[string]func(context.Context) error) error {
+	defer keepHeap()()
 	all, ctx := errgroup.WithContext(ctx)
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -31,6 +31,7 @@ type platform struct {
 	Dir       string // the data folder; see ARCHITECTURE.md for what is in it
 	Listen    string // 127.0.0.1:PORT; port 0 picks one
 	Group     bool   // whether commits that wait share a transaction; false is for measuring
+	Profile   string // a folder for what this process spends its time on; empty: that is not measured
 	Give      share  // what this machine gives
 	Clusters  string // a file that says which clusters there are; empty: none does
 	Exec      bool   // a kubeconfig may name a program that finds credentials
@@ -90,7 +91,10 @@ commands), and prints a link that lets a browser in once.`,
 	f.StringVar(&level, "log-level", "warn", "what is logged: debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "how it is logged: text or json")
 	f.BoolVar(&p.Group, "group-commits", true, "write commits that wait together in one transaction")
-	f.Lookup("group-commits").Hidden = true
+	f.StringVar(&p.Profile, "profile", "", "folder for profiles of this process, written when it ends")
+	for _, name := range []string{"group-commits", "profile"} {
+		f.Lookup(name).Hidden = true
+	}
 	return up
 }
 
@@ -98,7 +102,7 @@ commands), and prints a link that lets a browser in once.`,
 const flushWithin = 2 * time.Second
 
 // Run serves until ctx ends. Replicas stay.
-func (p platform) Run(ctx context.Context) error {
+func (p platform) Run(ctx context.Context) (err error) {
 	if host, _, err := net.SplitHostPort(p.Listen); err != nil {
 		return mlaas.Invalid("--listen", "an address and a port such as 127.0.0.1:7480", p.Listen)
 	} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
@@ -115,6 +119,12 @@ func (p platform) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	defer keepHeap()()
+	measured, err := profile(p.Profile)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, measured()) }()
 	key, err := secret(filepath.Join(p.Dir, "key"), 32)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/template"
 )
 
 // DefaultGrace is how long a program has between a polite stop and its end
@@ -39,15 +40,15 @@ type Input struct {
 	Replicas []mlaas.Replica // every one that was granted, ready: with address and ports
 	Lock     mlaas.Digest    // of the environment, where it is known
 	Data     []mlaas.DataTree
+	Key      string // by which the replicas of this attempt know each other
 }
 
 // Check reports why this version cannot launch a run, an ErrInvalid; it is nil
 // where it can.
 func Check(run mlaas.Run) error {
-	switch mode := run.Spec.Code.Mode; mode {
-	case "", "plain", "nonintrusive", "annotation":
-	default:
-		return fmt.Errorf("code.mode %s is not available in this version, use plain, annotation or nonintrusive: %w", mode, mlaas.ErrInvalid)
+	if run.Spec.Code.Mode == "guiding" {
+		_, err := template.Main(run.Spec.Environment.Framework)
+		return err
 	}
 	if len(run.Spec.Execution.Command) == 0 && run.Version.Entry == "" {
 		return fmt.Errorf("execution.command is empty and version %s has neither a main.py nor exactly one .py file to start: %w", run.Version.ID, mlaas.ErrInvalid)
@@ -63,9 +64,13 @@ func Recipe(run mlaas.Run) *mlaas.Recipe {
 		return nil
 	}
 	r := &mlaas.Recipe{Version: mlaas.RecipeVersion, Mode: code.Mode, Entry: entry(run), Hooks: code.Hooked(), Locals: code.Locals}
-	if code.Mode == "annotation" {
+	switch code.Mode {
+	case "annotation":
 		r.Marks = mlaas.MarksVersion
+	case "guiding":
+		r.Files, _ = template.Main(run.Spec.Environment.Framework) // Check has said where there is none
 	}
+	r.Distribute = distribute(run)
 	return r
 }
 
@@ -73,6 +78,9 @@ func Recipe(run mlaas.Run) *mlaas.Recipe {
 // Python file of the command, or the entry of the version.
 func entry(run mlaas.Run) string {
 	command := run.Spec.Execution.Command
+	if run.Spec.Code.Mode == "guiding" {
+		return template.Entry
+	}
 	if len(command) == 0 {
 		return run.Version.Entry
 	}
@@ -84,12 +92,27 @@ func entry(run mlaas.Run) string {
 	return ""
 }
 
+// command is what is started, without the parameters. In guiding mode it is the
+// main program of the engine, with the arguments that the user's own would get.
+func command(run mlaas.Run) []string {
+	c := slices.Clone(run.Spec.Execution.Command)
+	if len(c) > 0 && run.Spec.Code.Mode == "guiding" {
+		file := slices.IndexFunc(c, func(word string) bool { return strings.HasSuffix(word, ".py") })
+		return append([]string{"python", template.Entry}, c[file+1:]...)
+	}
+	if len(c) == 0 {
+		return []string{"python", entry(run)}
+	}
+	return c
+}
+
 // tell are the variables by which the part of us inside the program knows what
 // it is to do.
 func tell(v map[string]string, r *mlaas.Recipe) {
 	if r == nil {
 		return
 	}
+	v["MLAAS_DEBUG"] = "1"
 	if r.Hooks {
 		v["MLAAS_HOOKS"] = "1"
 	}
@@ -139,14 +162,14 @@ func Launch(in Input) (mlaas.Launch, error) {
 	}
 	flags, parameters := parameters(spec.Execution.Parameters)
 	for i, r := range replicas {
-		p := &mlaas.Program{Command: slices.Clone(spec.Execution.Command), Variables: maps.Clone(parameters)}
-		if len(p.Command) == 0 {
-			p.Command = []string{"python", in.Run.Version.Entry}
-		}
+		p := &mlaas.Program{Command: command(in.Run), Variables: maps.Clone(parameters)}
 		p.Command = append(p.Command, flags...)
 		place(p.Variables, replicas, i)
 		threads(p.Variables, spec, replicas, i)
 		tell(p.Variables, l.Recipe)
+		if l.Recipe != nil {
+			spread(p.Variables, in, replicas, i)
+		}
 		for name := range spec.Environment.Variables {
 			delete(p.Variables, name)
 		}

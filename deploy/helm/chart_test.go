@@ -1,16 +1,11 @@
-// Package helm_test renders the chart as Helm does.
-package helm_test
+package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
-
-	"helm.sh/helm/v3/pkg/chart/loader"
-	"helm.sh/helm/v3/pkg/chartutil"
-	"helm.sh/helm/v3/pkg/engine"
-	"sigs.k8s.io/yaml"
 )
 
 // A thing is an object of Kubernetes, as far as the tests look at it.
@@ -31,7 +26,7 @@ type thing struct {
 						AllowPrivilegeEscalation *bool
 						ReadOnlyRootFilesystem   bool
 					}
-					VolumeMounts []struct{ Name string }
+					VolumeMounts []struct{ Name, MountPath string }
 				}
 				Volumes []struct{ Name string }
 			}
@@ -40,50 +35,31 @@ type thing struct {
 	Rules []struct{ Resources, Verbs []string }
 }
 
-// render renders the chart with values, and reads what comes out.
-func render(t *testing.T, values string) (map[string]thing, error) {
+// rendered is what the chart makes with values.
+func rendered(t *testing.T, values string) (map[string]thing, error) {
 	t.Helper()
-	c, err := loader.Load("mlaas")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v map[string]any
-	if err := yaml.Unmarshal([]byte(values), &v); err != nil {
-		t.Fatal(err)
-	}
-	all, err := chartutil.ToRenderValues(c, v, chartutil.ReleaseOptions{Name: "ml", Namespace: "platform", IsInstall: true}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts, err := engine.Render(c, all)
+	all, err := render("ml", "platform", []byte(values))
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]thing{}
-	for file, text := range texts {
-		if strings.HasSuffix(file, ".tpl") {
-			continue
+	for _, object := range all {
+		text, err := json.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for part := range strings.SplitSeq(text, "\n---") {
-			if strings.TrimSpace(part) == "" {
-				continue
-			}
-			var x thing
-			if err := yaml.UnmarshalStrict([]byte(part), new(map[string]any)); err != nil {
-				t.Fatalf("%s: %v\n%s", file, err, part)
-			}
-			if err := yaml.Unmarshal([]byte(part), &x); err != nil {
-				t.Fatalf("%s: %v\n%s", file, err, part)
-			}
-			at := x.Kind + " " + x.Metadata.Name
-			if x.Metadata.Namespace != "" {
-				at += " in " + x.Metadata.Namespace
-			}
-			if _, twice := out[at]; twice || x.Kind == "" || x.Metadata.Name == "" {
-				t.Errorf("%s has %q twice, or without a name", file, at)
-			}
-			out[at] = x
+		var x thing
+		if err := json.Unmarshal(text, &x); err != nil {
+			t.Fatalf("%v\n%s", err, text)
 		}
+		at := x.Kind + " " + x.Metadata.Name
+		if x.Metadata.Namespace != "" {
+			at += " in " + x.Metadata.Namespace
+		}
+		if _, twice := out[at]; twice || x.Kind == "" || x.Metadata.Name == "" {
+			t.Errorf("%q is there twice, or without a name", at)
+		}
+		out[at] = x
 	}
 	return out, nil
 }
@@ -91,7 +67,7 @@ func render(t *testing.T, values string) (map[string]thing, error) {
 const whole = "image: registry.example.org/mlaas:1\nsecret: ml\n"
 
 func TestWhole(t *testing.T) {
-	all, err := render(t, whole+"tlsSecret: tls\ncaSecret: ca\nmanagement: {hosts: [mlaas.example.org], clustersSecret: clusters}\nbooster: {clusters: [lab, dc2], allowExec: true}\n")
+	all, err := rendered(t, whole+"tlsSecret: tls\ncaSecret: ca\nmanagement: {hosts: [mlaas.example.org], clustersSecret: clusters}\nbooster: {clusters: [lab, dc2], allowExec: true}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +86,9 @@ func TestWhole(t *testing.T) {
 		c := pod.Containers[0]
 		if c.SecurityContext.AllowPrivilegeEscalation == nil || *c.SecurityContext.AllowPrivilegeEscalation || !c.SecurityContext.ReadOnlyRootFilesystem {
 			t.Errorf("%s may do too much: %+v", part, c.SecurityContext)
+		}
+		if !slices.ContainsFunc(c.VolumeMounts, func(m struct{ Name, MountPath string }) bool { return m.MountPath == "/tmp" }) {
+			t.Errorf("%s has no place for files that pass", part)
 		}
 		for _, m := range c.VolumeMounts {
 			if !slices.ContainsFunc(pod.Volumes, func(v struct{ Name string }) bool { return v.Name == m.Name }) {
@@ -147,7 +126,7 @@ func wants(t *testing.T, all map[string]thing, part string, want ...string) {
 func TestAgent(t *testing.T) {
 	const agent = "image: registry.example.org/mlaas:1\nmanagement: {enabled: false}\ncontractor: {enabled: false}\nbooster: {enabled: false}\n" +
 		"agent: {enabled: true, cluster: far, gateways: [\"https://a\", \"https://b\"], tokenSecret: far%s}\n"
-	all, err := render(t, fmt.Sprintf(agent, ""))
+	all, err := rendered(t, fmt.Sprintf(agent, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +144,7 @@ func TestAgent(t *testing.T) {
 	if !may("ClusterRole platform-ml-agent", "pods") || !may("ClusterRole platform-ml-agent", "namespaces") {
 		t.Errorf("everywhere it may %+v", all["ClusterRole platform-ml-agent"].Rules)
 	}
-	if all, err = render(t, fmt.Sprintf(agent, ", namespaces: [mlaas]")); err != nil {
+	if all, err = rendered(t, fmt.Sprintf(agent, ", namespaces: [mlaas]")); err != nil {
 		t.Fatal(err)
 	}
 	if may("ClusterRole platform-ml-agent", "secrets") || !may("ClusterRole platform-ml-agent", "nodes") || !may("Role ml-agent in mlaas", "secrets") {
@@ -182,7 +161,7 @@ func TestMissing(t *testing.T) {
 		whole + "agent: {enabled: true, cluster: far}":                            "agent.gateways is empty",
 		whole + "agent: {enabled: true, cluster: far, gateways: [\"https://a\"]}": "agent.tokenSecret is empty",
 	} {
-		if _, err := render(t, values); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := rendered(t, values); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("with %q it says %v, want %s", values, err, says)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,7 +29,6 @@ import (
 	"mlaas.dev/mlaas/client"
 	"mlaas.dev/mlaas/e2e/layout"
 	"mlaas.dev/mlaas/internal/kubetest"
-	"mlaas.dev/mlaas/supervisor/environment"
 )
 
 // patience is how long one step may take: a node that is silent is given up
@@ -51,6 +49,9 @@ type stage struct {
 	door     map[string]string // by cluster: the URL by which its pods reach the platform
 	gateAt   map[string]string // by cluster: that of the gate
 	settings string            // a file: what each cluster lends
+
+	gateOutside string   // the address of the gate here
+	images      []string // archives of what clusters are given
 }
 
 // A gate is where programs wait until they may end.
@@ -76,17 +77,12 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// set starts the clusters and the platform, beside each other.
-func set(t *testing.T) *stage {
+// begin is a stage without a platform and without clusters.
+func begin(t *testing.T) *stage {
 	t.Helper()
 	kubetest.Need(t)
 	s := &stage{work: t.TempDir(), gate: &gate{open: map[string]chan struct{}{}}, clusters: map[string]*kubetest.Cluster{}, door: map[string]string{}, gateAt: map[string]string{}}
 	s.binary = binary(t, s.work)
-	port, err := layout.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	door := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -94,16 +90,15 @@ func set(t *testing.T) *stage {
 	server := &http.Server{Handler: s.gate}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
+	s.gateOutside = listener.Addr().String()
 
-	environments := s.environments(t)
 	python, err := kubetest.Python()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var archives []string
-	for i, image := range []kubetest.Image{{Ref: "kubetest.local/mlaas:1", Files: map[string]string{"/mlaas": s.binary}}, python} {
-		archives = append(archives, filepath.Join(s.work, fmt.Sprintf("image-%d.tar", i)))
-		if err := image.Write(archives[i]); err != nil {
+	for i, image := range []kubetest.Image{{Ref: binaryRef, Files: map[string]string{"/mlaas": s.binary}}, python} {
+		s.images = append(s.images, filepath.Join(s.work, fmt.Sprintf("image-%d.tar", i)))
+		if err := image.Write(s.images[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -114,6 +109,22 @@ func set(t *testing.T) *stage {
 			}
 		}
 	})
+	return s
+}
+
+// binaryRef is the image that has the program under test.
+const binaryRef = "kubetest.local/mlaas:1"
+
+// set starts the clusters and the platform, beside each other.
+func set(t *testing.T) *stage {
+	t.Helper()
+	s := begin(t)
+	port, err := layout.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	environments := s.environments(t)
 	all, ctx := errgroup.WithContext(t.Context())
 	var mu sync.Mutex
 	for name, opts := range map[string]kubetest.Opts{
@@ -131,7 +142,7 @@ func set(t *testing.T) *stage {
 			s.clusters[name] = c
 			mu.Unlock()
 			if name != "far" {
-				if err := c.Import(ctx, archives...); err != nil {
+				if err := c.Import(ctx, s.images...); err != nil {
 					return err
 				}
 			}
@@ -145,7 +156,7 @@ func set(t *testing.T) *stage {
 			if err != nil {
 				return err
 			}
-			gate, err := c.Expose(listener.Addr().String())
+			gate, err := c.Expose(s.gateOutside)
 			mu.Lock()
 			defer mu.Unlock()
 			s.door[name], s.gateAt[name] = "http://"+at+"/cluster/"+name, "http://"+gate
@@ -169,7 +180,7 @@ func set(t *testing.T) *stage {
 	s.settings = filepath.Join(s.work, "settings.yaml")
 	s.write(t, s.settings, `
 namespace: `+namespace+`
-supervisor: kubetest.local/mlaas:1
+supervisor: `+binaryRef+`
 images: {"": `+kubetest.PythonRef+`}
 environments: {claim: environments, path: `+environments+`, readOnly: true}
 `)
@@ -203,11 +214,11 @@ func (s *stage) environments(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &environment.Manager{Dir: filepath.Join(cache, "mlaas", "environments"), Log: slog.New(slog.DiscardHandler)}
-	if _, err := m.Prepare(t.Context(), mlaas.Environment{Framework: "tensorflow"}, nil, func(sentence string) { t.Log(sentence) }); err != nil {
-		t.Fatal(err)
+	folder := filepath.Join(cache, "mlaas", "environments")
+	if out, err := exec.CommandContext(t.Context(), s.binary, "env", "fill", folder, "--framework", "tensorflow").CombinedOutput(); err != nil {
+		t.Fatalf("mlaas env fill: %v: %s", err, out)
 	}
-	return m.Dir
+	return folder
 }
 
 func (s *stage) write(t *testing.T, file, text string) {
@@ -365,7 +376,8 @@ func (s *stage) counts(t *testing.T, r run, attempt int) {
 	defer cancel()
 	for l, err := range s.api.Log(ctx, r.id, client.LogQuery{Follow: true}) {
 		if err != nil {
-			t.Fatalf("%s does not count in attempt %d: %v", r.job, attempt, err)
+			said, _, _ := s.try(t, "replicas", r.job)
+			t.Fatalf("%s does not count in attempt %d: %v\n%s", r.job, attempt, err, said)
 		}
 		if l.Attempt == attempt && l.Text == "tick 20" {
 			return
@@ -399,17 +411,19 @@ func (s *stage) counted(t *testing.T, r run, attempts int) {
 	}
 }
 
-// empty wants no pod of the platform's on a cluster, now or when those are gone
-// that are being ended.
-func (s *stage) empty(t *testing.T, name string) {
-	t.Helper()
-	type pod struct {
-		Metadata struct {
-			Name              string
-			DeletionTimestamp string
-		}
-		Status struct{ Phase string }
+// A pod is what the tests read of one.
+type pod struct {
+	Metadata struct {
+		Name, UID         string
+		DeletionTimestamp string
 	}
+	Status struct{ Phase string }
+}
+
+// empty wants no pod in a namespace of a cluster, now or when those are gone
+// that are being ended.
+func empty(t *testing.T, c *kubetest.Cluster, namespace string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -417,7 +431,7 @@ func (s *stage) empty(t *testing.T, name string) {
 	var last []pod
 	for {
 		var pods struct{ Items []pod }
-		err := s.clusters[name].Call(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods", nil, &pods)
+		err := c.Call(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods", nil, &pods)
 		if err == nil && len(pods.Items) == 0 {
 			return
 		}
@@ -426,22 +440,28 @@ func (s *stage) empty(t *testing.T, name string) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("left on %s: %+v (%v)", name, last, err)
+			t.Fatalf("left in %s of %s: %+v (%v)", namespace, c.Name(), last, err)
 		case <-tick.C:
 		}
 	}
 }
 
-// A day of three clusters. Each act begins where the one before it ended.
-func TestClusters(t *testing.T) {
-	s := set(t)
-	act := func(name string, f func(t *testing.T)) {
+// acts runs one part of a test after another, and ends with the first that fails.
+func acts(t *testing.T) func(name string, f func(t *testing.T)) {
+	return func(name string, f func(t *testing.T)) {
+		t.Helper()
 		began := time.Now()
 		if !t.Run(name, f) {
 			t.FailNow()
 		}
 		t.Logf("%s: %.1f s", name, time.Since(began).Seconds())
 	}
+}
+
+// A day of three clusters. Each act begins where the one before it ended.
+func TestClusters(t *testing.T) {
+	s := set(t)
+	act := acts(t)
 	var trained, steady, mover run
 
 	act("two clusters are added", func(t *testing.T) {
@@ -574,7 +594,7 @@ func TestClusters(t *testing.T) {
 	act("logs stay when pods and cluster are gone", func(t *testing.T) {
 		for _, name := range []string{"east", "west"} {
 			s.mlaas(t, "cluster", "remove", name, "--wait", "1m")
-			s.empty(t, name)
+			empty(t, s.clusters[name], namespace)
 			if err := s.clusters[name].Close(); err != nil {
 				t.Error(err)
 			}

@@ -243,9 +243,23 @@ func (c *Check) stop(ctx context.Context, e Entry) (bool, error) {
 	if err := c.get(ctx, "/api/run/"+e.ID, &r); err != nil {
 		return false, err
 	}
-	if r.Status.State != "stopped" {
-		c.tally.illegal("run %s was to stop, and %s: %s", e.ID, r.Status.State, r.Status.Reason)
+	if r.Status.State == "stopped" {
+		return true, nil
 	}
+	replicas, err := c.replicas(ctx, e.ID)
+	if err != nil {
+		return false, err
+	}
+	// A program may have come to its end before anybody asked: the answer that it
+	// is to stop says no more than that it does not go on.
+	for _, r := range replicas {
+		for _, h := range r.History {
+			if h.Status == string(mlaas.ReplicaSucceeded) && h.Time.Before(e.Asked) {
+				return true, nil
+			}
+		}
+	}
+	c.tally.illegal("run %s was to stop, asked for at %s, and %s: %s (%s)", e.ID, e.Asked.Format(storyTime), r.Status.State, r.Status.Reason, story(replicas))
 	return true, nil
 }
 
@@ -335,27 +349,42 @@ func (c *Check) run(ctx context.Context, e Entry, stopped bool) (bool, error) {
 	return true, nil
 }
 
+type replica struct {
+	Replica string
+	History []struct {
+		Time           time.Time
+		Epoch          int
+		Status, Reason string
+	}
+}
+
+func (c *Check) replicas(ctx context.Context, run string) ([]replica, error) {
+	var all page[replica]
+	err := c.get(ctx, "/api/run/"+run+"/node", &all)
+	return all.Items, err
+}
+
+// storyTime is to the millisecond, of a day.
+const storyTime = "15:04:05.000"
+
 // story is what became of the replicas of a run, for who must find out why
 // something of it is not there.
-func (c *Check) story(ctx context.Context, run string) string {
-	var replicas page[struct {
-		Replica string
-		History []struct {
-			Time           time.Time
-			Epoch          int
-			Status, Reason string
-		}
-	}]
-	if err := c.get(ctx, "/api/run/"+run+"/node", &replicas); err != nil {
-		return err.Error()
-	}
+func story(replicas []replica) string {
 	var story []string
-	for _, r := range replicas.Items {
+	for _, r := range replicas {
 		for _, e := range r.History {
-			story = append(story, fmt.Sprintf("%s %s attempt %d %s: %s", e.Time.Format("15:04:05.000"), r.Replica, e.Epoch, e.Status, e.Reason))
+			story = append(story, fmt.Sprintf("%s %s attempt %d %s: %s", e.Time.Format(storyTime), r.Replica, e.Epoch, e.Status, e.Reason))
 		}
 	}
 	return strings.Join(story, "; ")
+}
+
+func (c *Check) story(ctx context.Context, run string) string {
+	replicas, err := c.replicas(ctx, run)
+	if err != nil {
+		return err.Error()
+	}
+	return story(replicas)
 }
 
 // dropped reports whether a run says that lines or points of it found no room

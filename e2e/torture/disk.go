@@ -29,8 +29,9 @@ type Disk struct {
 	n     int // of the image that is mounted
 }
 
-// diskMiB is the size of the disk: sparse, so that it costs what is in it.
-const diskMiB = 768
+// diskMiB is the size of the disk: sparse, so that it costs what is in it. An
+// hour fills a few hundred MiB of it every ten minutes.
+const diskMiB = 4096
 
 // makeDisk makes the disk and mounts it. It needs root, mkfs.ext4 and mount.
 func makeDisk(dir, mount string) (*Disk, error) {
@@ -165,7 +166,7 @@ func (d *Disk) losePower(ctx context.Context) error {
 
 // unmount ends whatever uses the disk, and takes it away.
 func (d *Disk) unmount() (err error) {
-	for range 100 {
+	for range 1200 { // a minute: what is killed may be in the middle of a write
 		if err = do("umount", d.Mount); err == nil {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 )
 
 // A Ledger is what the platform acknowledged, kept where the platform cannot
@@ -31,6 +32,8 @@ type Entry struct {
 	Revision int64  `json:"revision,omitempty"` // of a register
 	Value    int64  `json:"value,omitempty"`
 	Fault    string `json:"fault"` // during which it was acknowledged
+
+	Asked time.Time `json:"asked,omitzero"` // of a stop: when it was asked for first
 }
 
 func openLedger(path string) (*Ledger, error) {

@@ -337,11 +337,11 @@ func (l *Load) stopRun(ctx context.Context, run string, after time.Duration) err
 	case <-time.After(after):
 	case <-l.stop:
 	}
-	key := "stop " + run
+	key, asked := "stop "+run, time.Now()
 	if _, err := l.api.insist(ctx, Ask{Method: "POST", Path: "/api/run/" + run + "/stop", Key: key}); err != nil {
 		return err
 	}
-	return l.write(Entry{Kind: "stop", Key: key, ID: run})
+	return l.write(Entry{Kind: "stop", Key: key, ID: run, Asked: asked})
 }
 
 type runStatus struct{ State, Reason string }

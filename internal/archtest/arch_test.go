@@ -37,6 +37,8 @@ var walls = []struct{ room, may, why string }{
 	{"python", "", "the files of the Python package, and nothing else"},
 	{"web", "", "the files of the page, and nothing else"},
 	{"rule", ".", "pure: when a rule holds; who acts is not its business"},
+	{"compose", ".", "pure: what a described network comes to, and its program"},
+	{"template", ".", "pure: the texts of guiding mode"},
 	{"store", ".", "rows and messages, not jobs"},
 	{"store/sqlitestore", ". store internal/failpoint internal/meter", "a driver knows its interface"},
 	{"store/redisstore", ". store internal/failpoint", "a driver knows its interface"},
@@ -52,10 +54,10 @@ var walls = []struct{ room, may, why string }{
 	{"health", ". store queue blob", "the checks that every process needs"},
 	{"backup", ". store blob series", "what is copied, and nothing of who asks for it"},
 	{"auth", ". store", "who you are; what you may do is in management's route table"},
-	{"management", ". rule store queue blob series auth health backup internal/failpoint internal/meter internal/trace internal/kubeconfig internal/stream", "services meet in records and messages, never in imports"},
+	{"management", ". rule compose template store queue blob series auth health backup internal/failpoint internal/meter internal/trace internal/kubeconfig internal/stream", "services meet in records and messages, never in imports"},
 	{"contractor", ". rule store lease queue contractor/jobengine contractor/codeengine internal/failpoint internal/meter internal/trace", "the same"},
 	{"contractor/jobengine", ".", "pure: no I/O"},
-	{"contractor/codeengine", ".", "pure: no I/O"},
+	{"contractor/codeengine", ". template", "pure: no I/O"},
 	{"booster", ". rule store lease queue blob series auth internal/failpoint internal/meter internal/trace internal/stream", "the same; only cmd chooses the drivers"},
 	{"booster/local", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
 	{"booster/kube", ". booster supervisor", "a driver knows its interface, and writes what its supervisors read"},
@@ -67,6 +69,7 @@ var walls = []struct{ room, may, why string }{
 	{"supervisor/prepare", ".", "it says what code becomes; who runs the Python, and who writes, is not its business"},
 	{"supervisor/environment", ". python", "it makes folders; who asks is not its business"},
 	{"client", ". internal/stream", "the same calls over HTTP"},
+	{"deploy/helm", "", "it renders a chart, and knows nothing of what that runs"},
 }
 
 // homes are libraries that few rooms may import: what they speak to is the

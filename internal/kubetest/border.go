@@ -32,6 +32,18 @@ func (c *Cluster) Expose(address string) (string, error) {
 	return at, err
 }
 
+// Reach lets this machine reach an address of the cluster, such as that of a
+// service. It returns the host:port of the loopback that is dialled.
+func (c *Cluster) Reach(address string) (string, error) {
+	reached := &link.Link{Dial: func(ctx context.Context) (net.Conn, error) { return c.network.dial(ctx, "tcp", address) }}
+	at, err := reached.Start()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reached.Set(c.weather)
+	c.links = append(c.links, reached)
+	return at, err
+}
+
 // Partition cuts the cluster off from the rest of the machine, as a network
 // does that lost its way: connections stay open, new ones are accepted, and
 // nothing goes through, neither to the API server nor to what is exposed.

@@ -69,6 +69,7 @@ type Cluster struct {
 	lock    *os.File
 	pki     *authority
 	network *network
+	names   *nameServer
 	address string       // of the API server, from this machine
 	client  *http.Client // as the administrator, past any partition
 
@@ -191,6 +192,9 @@ func (c *Cluster) open(ctx context.Context) (err error) {
 		return err
 	}
 	if c.opts.Nodes.real {
+		if err := c.startNames(); err != nil {
+			return err
+		}
 		return c.startReal(ctx)
 	}
 	return c.startFake(ctx)
@@ -235,6 +239,9 @@ func (c *Cluster) Close() error {
 	}
 	for _, p := range processes {
 		p.kill()
+	}
+	if c.names != nil {
+		c.names.conn.Close()
 	}
 	if c.network != nil {
 		c.network.close()

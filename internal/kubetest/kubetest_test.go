@@ -203,6 +203,23 @@ print(json.load(urllib.request.urlopen(request, context=ssl.create_default_conte
 				t.Errorf("the API server says %q", got)
 			}
 		})
+		t.Run("names of services", func(t *testing.T) {
+			t.Parallel()
+			one := object{"metadata": meta{Name: "headless"}, "spec": object{"clusterIP": "None", "selector": object{"who": "nobody"}, "ports": []object{{"port": 80}}}}
+			if err := c.Call(t.Context(), http.MethodPost, "/api/v1/namespaces/default/services", one, nil); err != nil {
+				t.Fatal(err)
+			}
+			program := `
+import socket
+for name in "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "headless", "nothing", "example.org":
+    try: print(name, socket.gethostbyname(name))
+    except OSError as e: print(name, "none")`
+			want := "kubernetes " + serviceAddress + "\nkubernetes.default " + serviceAddress + "\nkubernetes.default.svc " + serviceAddress +
+				"\nkubernetes.default.svc.cluster.local " + serviceAddress + "\nheadless none\nnothing none\nexample.org none\n"
+			if got := output(t, c, "names", python(program), nil); got != want {
+				t.Errorf("it wrote\n%s\nwant\n%s", got, want)
+			}
+		})
 		t.Run("image as a volume, restricted", func(t *testing.T) {
 			t.Parallel()
 			program := python(`import os; print(os.getuid(), os.access("/volume/pause", os.X_OK))`)

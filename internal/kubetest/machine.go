@@ -123,7 +123,7 @@ func (m *machine) make() error {
 			"authentication": object{"anonymous": object{"enabled": false}, "webhook": object{"enabled": true}, "x509": object{"clientCAFile": c.pki.file("ca.crt")}},
 			"authorization":  object{"mode": "Webhook"},
 			"tlsCertFile":    c.pki.file(m.node.name + ".crt"), "tlsPrivateKeyFile": c.pki.file(m.node.name + ".key"),
-			"clusterDomain": "cluster.local", "resolvConf": "", "failSwapOn": false, "makeIPTablesUtilChains": false,
+			"clusterDomain": "cluster.local", "clusterDNS": []string{clusterAddress}, "resolvConf": "", "failSwapOn": false, "makeIPTablesUtilChains": false,
 			"evictionHard":                object{"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
 			"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
 			"volumePluginDir":           "/var/lib/kubelet/volumeplugins",

@@ -16,7 +16,7 @@ import (
 
 // Addresses inside a cluster, the same in each: none of them leaves it.
 const (
-	clusterAddress = "10.201.0.2" // the control plane, and what is exposed
+	clusterAddress = "10.201.0.2" // the control plane, the names of services, and what is exposed
 	apiAddress     = clusterAddress + ":6443"
 	etcdAddress    = "127.0.0.1:2379"
 	serviceRange   = "10.96.0.0/16"
@@ -99,6 +99,14 @@ func (n *network) listen(address string) (l net.Listener, err error) {
 		return err
 	})
 	return l, err
+}
+
+func (n *network) listenPacket(address string) (conn net.PacketConn, err error) {
+	err = n.within(func() error {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	return conn, err
 }
 
 func (n *network) close() {

@@ -13,6 +13,7 @@ from . import mark
 from ._checkpoint import Resumed, checkpoint, resume
 from ._log import flush, log
 from ._place import data
+from ._spread._sync import sync
 from ._track import track
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "mark", "output",
-    "params", "rank", "resume", "role", "track", "world_size",
+    "params", "rank", "resume", "role", "sync", "track", "world_size",
 ]
 
 

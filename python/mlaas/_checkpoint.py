@@ -8,7 +8,7 @@ import shutil
 import time
 from typing import List, NamedTuple, Optional, Tuple, Union
 
-from . import _place, _say
+from . import _place, _say, _spread
 
 
 class Resumed(NamedTuple):
@@ -53,10 +53,12 @@ def checkpoint(path: "Union[str, os.PathLike]", step: int, best: Optional[str] =
         path: a folder, a file, or a TensorFlow prefix such as "ckpt/model-100".
         step: the step to go on from.
         best: the metric by which this is the best so far, if it is.
+    Where the platform has spread a program of one replica over several, those
+    of the chief are kept, and the others return None.
     Returns: the folder that was made, or None if it could not be kept, which
         is said on stderr; a training is not ended for that.
     """
-    if _place.off():
+    if _place.off() or not _spread.keeps():
         return None
     try:
         return _keep(os.fspath(path), int(step), best)

@@ -31,7 +31,9 @@ _files: List[Any] = []  # kept open as long as the process lives
 
 
 def install() -> None:
-    """Set up what this process lets others see. Raises nothing."""
+    """Set up what this process lets others see, once. Raises nothing."""
+    if _files:
+        return
     for part in (_stacks, _debugger, _locals):
         try:
             part()
@@ -85,7 +87,7 @@ def _answer(fd: int) -> None:
             _answer.port = debugpy.listen(("127.0.0.1", 0))[1]  # type: ignore[attr-defined]
         said = "port %d" % _answer.port  # type: ignore[attr-defined]
     except ImportError:
-        said = "error the environment has no debugpy"
+        said = "error its environment has no debugpy; add it to environment.packages and run again"
     except Exception as e:
         said = "error debugpy cannot listen: %s: %s" % (type(e).__name__, e)
     os.pwrite(fd, (said + "\n").encode(), 0)

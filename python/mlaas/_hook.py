@@ -57,18 +57,26 @@ def install() -> None:
     """Do to this program what its variables ask for. sitecustomize calls it.
 
     MLAAS_HOOKS=1: track whatever it imports, unless MLAAS_OFF=1.
+    MLAAS_DEBUG=1: let others see what its threads do, and a debugger in.
+    MLAAS_SPREAD: train as one of several replicas.
     MLAAS_TF1=0: do not let code written for TensorFlow 1 find its names.
     """
     global installed
     if installed:
         return
-    from . import _hooks
+    from . import _debug, _hooks
 
+    if _set("MLAAS_DEBUG"):
+        _debug.install()
     if _set("MLAAS_HOOKS"):
         _hooks.names()
         if not _set("MLAAS_OFF"):
             installed = True
             _hooks.register()
+    if os.environ.get("MLAAS_SPREAD"):  # after tracking, so that it stands outside of it
+        from . import _spread
+
+        _spread.install()
 
 
 def _set(variable: str) -> bool:

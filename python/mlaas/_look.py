@@ -39,12 +39,15 @@ class Process:
 
 
 def processes(name: str) -> Iterator[Process]:
-    """Those of our user that hold the file in memory of that name."""
+    """Those of our replica that hold the file in memory of that name."""
+    ours = os.environ.get("MLAAS_SOCKET", "")
     for entry in sorted(os.listdir("/proc"), key=lambda e: int(e) if e.isdigit() else 0):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         folder = "/proc/%s/fd" % entry
         try:
+            if _socket(entry) != ours:
+                continue  # without a sandbox, replicas see each other's processes
             for fd in os.listdir(folder):
                 path = os.path.join(folder, fd)
                 if os.readlink(path) == "/memfd:%s (deleted)" % name:
@@ -52,6 +55,15 @@ def processes(name: str) -> Iterator[Process]:
                     break
         except OSError:
             continue  # it is another's, or gone
+
+
+def _socket(pid: str) -> str:
+    """The supervisor's socket, which each replica has for itself."""
+    with open("/proc/%s/environ" % pid, "rb") as f:
+        for v in f.read().split(b"\0"):
+            if v.startswith(b"MLAAS_SOCKET="):
+                return v[len(b"MLAAS_SOCKET="):].decode("utf-8", "replace")
+    return ""
 
 
 def stacks() -> Dict[str, Any]:

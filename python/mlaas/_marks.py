@@ -161,6 +161,7 @@ class _Rewriter:
         for s in self.statements:
             self.at.setdefault(s.start, s)
         self.placed: Dict[int, _Statement] = {}
+        self.shadowed: Optional[bool] = None  # whether the program gives __import__ another meaning; None: nobody asked yet
         self.sites: List[Site] = []
         self.refusals: List[Refusal] = []
 
@@ -353,7 +354,9 @@ class _Rewriter:
             raise _Misplaced("#@%s has one key twice" % word, "give keys of your own, as in #@%s: a=x.loss, b=y.loss" % word)
         if word == "define" and len(pairs) > 2:
             raise _Misplaced("#@define has %d names" % len(pairs), "give a model, and a session where there is one: %s" % form)
-        if self._shadowed():
+        if self.shadowed is None:
+            self.shadowed = self._shadowed()
+        if self.shadowed:
             raise _Misplaced("this program gives __import__ another meaning", "rename its own __import__")
         ours = '__import__("mlaas")'
         if word == "define":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ if __name__ == "__main__":  # by its path and isolated: what lies in the code fo
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from mlaas import _marks
+from mlaas._spread import _look as _spread_look
 
 VERSION = 1
 LARGEST = 16 << 20  # bytes of one file that is read
@@ -44,7 +46,8 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
         raise SystemExit("the recipe has version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["version"], VERSION))
     made = recipe.get("files") or {}
     for path in sorted(made):
-        files.append(_made(root, path, made[path]))
+        if _read(os.path.join(root, path)) != made[path].encode("utf-8"):  # else it is there already
+            files.append(_made(root, path, made[path]))
     if recipe.get("marks", 0):
         if recipe["marks"] > _marks.VERSION:
             raise SystemExit("the marks have version %s, and this Python package knows %d: upgrade what the environment is made of" % (recipe["marks"], _marks.VERSION))
@@ -53,6 +56,11 @@ def prepare(root: str, recipe: Dict[str, Any]) -> Dict[str, Any]:
                 _marked(root, path, files, refusals)
         if any(f["marks"] for f in files) or refusals:
             refusals.extend(_shadows(root, recipe.get("entry") or ""))
+    ask = recipe.get("distribute")  # code.distribute, and how many there are
+    if ask:
+        seen = _spread_look.look(root, ask["entry"], ask["want"], ask["replicas"], ask["servers"], made)
+        answer["spread"] = {"strategy": seen["strategy"], "says": seen["says"]}
+        refusals.extend(_refusal(r["file"], r["line"], 0, "this program cannot be spread over replicas", r["text"]) for r in seen["refusals"])
     if refusals:
         del files[:]
     files.sort(key=lambda f: f["path"])
@@ -191,6 +199,7 @@ def _limit() -> None:
 def main() -> None:
     """Read a request on stdin and answer it on stdout."""
     _limit()
+    gc.disable()  # trees are large, and this process is short
     ask = json.load(sys.stdin)
     json.dump(prepare(ask["root"], ask["recipe"]), sys.stdout)
 

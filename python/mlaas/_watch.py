@@ -283,10 +283,10 @@ def program() -> bool:
     return own(os.path.abspath(path)) if path and path != "-c" else path == "-c"
 
 
-def called(thing: Any, depth: int = 2) -> str:
+def called(thing: Any) -> str:
     """What the user's code calls this object: the variable or attribute by
     which the nearest frames of it know it; "" if none does."""
-    frame: Any = sys._getframe(depth)
+    frame: Any = sys._getframe(1)
     for _ in range(24):
         if frame is None:
             return ""
@@ -295,10 +295,12 @@ def called(thing: Any, depth: int = 2) -> str:
                 for name, v in list(space.items()):
                     if v is thing and not name.startswith("_"):
                         return name
-            me = frame.f_locals.get("self")
-            for name, v in list(getattr(me, "__dict__", {}).items()):
-                if v is thing:
-                    return name.lstrip("_")
+            for holder in list(frame.f_locals.values()):  # self.loss, model.loss
+                inside = getattr(holder, "__dict__", None)
+                if type(inside) is dict and len(inside) < 1000:
+                    for name, v in list(inside.items()):
+                        if v is thing:
+                            return name.lstrip("_")
         frame = frame.f_back
     return ""
 

@@ -1,30 +1,11 @@
 """How tracking gets into a program that does not know of it, and that it
 breaks none."""
 import os
-import subprocess
-import sys
 
 import pytest
-from conftest import PACKAGE
+from conftest import SITE
 
-SITE = os.path.join(PACKAGE, "mlaas", "_site")
 SAYS = "print('epoch 3 loss=0.12')\n"  # what is tracked in a program of no framework
-
-
-@pytest.fixture
-def python(tmp_path, supervisor):
-    """Runs Python as the platform does: with tracking on, in a folder of its own."""
-
-    def run(*args, env=None, check=True, timeout=60):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLAAS_", "PYTHON"))}
-        clean.update(PYTHONPATH=SITE, PYTHONDONTWRITEBYTECODE="1", MLAAS_HOOKS="1", MLAAS_SOCKET=supervisor.path, TMPDIR=str(tmp_path))
-        clean.update(env or {})
-        done = subprocess.run([sys.executable] + list(args), cwd=str(tmp_path), env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=timeout)
-        if check:
-            assert done.returncode == 0, done.stderr
-        return done
-
-    return run
 
 
 def write(tmp_path, **files):

@@ -441,6 +441,8 @@ def test_prepare_files(tmp_path):
     got = _prepare.prepare(root, {"version": 1, "mode": "guiding", "files": {"main.py": "a\nb\nc\nd\ne\ng\n", "sub/new.py": "x\n"}})
     assert [(f["path"], f["new"]) for f in got["files"]] == [("main.py", False), ("sub/new.py", True)]
     assert got["files"][0]["diff"] == "--- a/main.py\n+++ b/main.py\n@@ -3,4 +3,4 @@\n c\n d\n e\n-f\n+g\n"
+    (tmp_path / "same.py").write_text("x\n")
+    assert _prepare.prepare(root, {"version": 1, "mode": "guiding", "files": {"same.py": "x\n"}})["files"] == [], "what is there already"
     assert got["files"][1]["diff"] == "--- /dev/null\n+++ b/sub/new.py\n@@ -0,0 +1 @@\n+x\n"
 
 

@@ -2,14 +2,11 @@ package sqlitestore
 
 import "sync"
 
-// bells wake those who wait for something to be committed: one bell for rows,
-// one for each inbox.
+// bells wake those who wait for a message: one for each inbox.
 type bells struct {
 	mu   sync.Mutex
 	wait map[string]chan struct{}
 }
-
-const rowsBell = "" // no inbox is called so
 
 // hear returns a channel that is closed when the bell rings next. Ask for it
 // before looking at what is there: then nothing rings unheard.

@@ -115,7 +115,9 @@ func (s *Store) checkpoints() {
 		if err == nil {
 			_, err = s.copyLog(c, "PASSIVE")
 		}
-		if err != nil {
+		if err == nil {
+			s.reserve()
+		} else {
 			s.log.Warn(uncopied, "error", explain(s.path, err))
 		}
 	}

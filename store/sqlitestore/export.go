@@ -73,10 +73,7 @@ func (s *Store) Import(ctx context.Context, rows []store.Row, messages []store.M
 			}
 		}
 		for _, r := range rows {
-			if err := t.put(r, standing{}); err != nil {
-				return err
-			}
-			if err := t.exec("UPDATE rows SET rev = ? WHERE seq = ?", r.Rev, t.seq); err != nil {
+			if err := t.put(r, standing{}, r.Rev); err != nil {
 				return err
 			}
 		}

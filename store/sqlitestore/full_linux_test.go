@@ -58,3 +58,38 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d records (%v), want %d", st.Records, err, kept+1)
 	}
 }
+
+// A store that was closed, or killed, on a disk that has no page left then is
+// opened, and has what it had.
+func TestOpenedWhereTheDiskIsFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("no right to mount: %v", err)
+	}
+	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	path := filepath.Join(dir, "db")
+	s := open(t, path, Options{})
+	put(t, s, row("kept", 0, "x"))
+	s.Close()
+	rest := filepath.Join(dir, "rest")
+	if err := os.WriteFile(rest, make([]byte, 32<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v: the disk is not full", err)
+	}
+	s = open(t, path, Options{})
+	if _, err := s.Get(t.Context(), row("kept", 0, "").Key); err != nil {
+		t.Error(err)
+	}
+	put(t, s, row("more", 0, "x")) // as whoever makes room
+	if _, err := os.Stat(path + reserveSuffix); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the room is there still: %v", err)
+	}
+	if err := os.Remove(rest); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, path, Options{})
+	defer s.Close()
+	if info, err := os.Stat(path + reserveSuffix); err != nil || info.Size() != reserveSize {
+		t.Errorf("with room again, none is kept: %v", err)
+	}
+}

@@ -111,7 +111,7 @@ func TestGroups(t *testing.T) {
 		all.Go(func() {
 			broken := errors.New("this one breaks its transaction")
 			if err := s.writer.submit(t.Context(), true, func(t *txn) error {
-				if err := t.put(row("broken", 0, "{}"), standing{}); err != nil {
+				if err := t.put(row("broken", 0, "{}"), standing{}, 1); err != nil {
 					return err
 				}
 				return broken

@@ -5,7 +5,8 @@
 // of them go into its next transaction, so that many callers share one fsync.
 // Each batch is checked in full before anything of it is written: a conflict
 // undoes only itself. Readers see the last commit and never wait for the
-// writer. The log is copied back into the file off the path of commits.
+// writer; the newest rows are in memory (tail.go). The log is copied back into
+// the file off the path of commits.
 package sqlitestore
 
 import (
@@ -56,6 +57,7 @@ type Store struct {
 	pooled  int        // how many there are
 	writer  writer
 	bells   bells
+	tail    tail
 	copying sync.Mutex // of the log
 
 	seq     atomic.Int64 // of the last commit
@@ -110,6 +112,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		readers: make(chan *conn, pool),
 		closing: make(chan struct{}),
 		synced:  cmp.Or(o.Synced, new(meter.Histogram)),
+		tail:    tail{most: tailChanges},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -122,12 +125,18 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		s.path = abs
 	}
 	s.writer = writer{store: s, limit: cmp.Or(o.Group, 512), long: cmp.Or(o.long, longLog), wake: make(chan struct{}, 1), heavy: make(chan struct{}, 1), used: make(chan struct{}, 1)}
-	if err := s.open(); err != nil {
+	err := s.open()
+	if errors.Is(err, mlaas.ErrDisk) && s.spend() {
+		s.free()
+		err = s.open()
+	}
+	if err != nil {
 		s.free()
 		return nil, err
 	}
 	s.all.Go(s.writer.run)
 	if s.path != "" {
+		s.reserve()
 		s.all.Go(s.checkpoints)
 	}
 	return s, nil
@@ -198,20 +207,29 @@ func (s *Store) free() {
 	if s.lock != nil {
 		s.lock.Close()
 	}
+	s.pooled, s.writer.conn, s.lock = 0, nil, nil
 }
 
 func (s *Store) closed() error {
 	return fmt.Errorf("the store was closed: %w", mlaas.ErrUnavailable)
 }
 
-// read lends a connection to f.
-func (s *Store) read(ctx context.Context, f func(c *conn) error) error {
-	select { // closed and ended come before a connection that is free
+// ended reports why nothing is to be read any more.
+func (s *Store) ended(ctx context.Context) error {
+	select {
 	case <-s.closing:
 		return s.closed()
 	case <-ctx.Done():
 		return ctx.Err()
 	default:
+		return nil
+	}
+}
+
+// read lends a connection to f.
+func (s *Store) read(ctx context.Context, f func(c *conn) error) error {
+	if err := s.ended(ctx); err != nil { // before a connection that is free
+		return err
 	}
 	select {
 	case <-s.closing:
@@ -259,12 +277,19 @@ func indexOf(text string) (index []string) {
 
 // Get returns one row, or mlaas.ErrNotFound.
 func (s *Store) Get(ctx context.Context, key store.Key) (row store.Row, err error) {
-	err = s.read(ctx, func(c *conn) error {
-		return c.query(func(v []driver.Value) bool {
-			_, row = scanRow(v)
-			return false
-		}, "SELECT "+rowColumns+" FROM rows r WHERE kind = ? AND tenant = ? AND id = ?", key.Kind, string(key.Tenant), key.ID)
-	})
+	if err := s.ended(ctx); err != nil {
+		return row, err
+	}
+	if r, ok := s.tail.row(key); ok {
+		row = r.Row
+	} else {
+		err = s.read(ctx, func(c *conn) error {
+			return c.query(func(v []driver.Value) bool {
+				_, row = scanRow(v)
+				return false
+			}, "SELECT "+rowColumns+" FROM rows r WHERE kind = ? AND tenant = ? AND id = ?", key.Kind, string(key.Tenant), key.ID)
+		})
+	}
 	if err == nil && row.Rev == 0 {
 		err = fmt.Errorf("%s: %w", key, mlaas.ErrNotFound)
 	}

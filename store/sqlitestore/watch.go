@@ -14,8 +14,9 @@ const watchPage = 256
 
 // Watch sends every row as it stands, then one Change with Synced, then each
 // change. It reads the rows in the order in which they were written last, page
-// by page, on and on: a row that changes meanwhile comes again further on. A
-// slow receiver holds up nobody.
+// by page, on and on: a row that changes meanwhile comes again further on. What
+// was committed just now is read from the tail instead. A slow receiver holds up
+// nobody.
 func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<- store.Change) error {
 	last, synced, deletions := from, false, from
 	if from == 0 {
@@ -33,7 +34,10 @@ func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<
 			return ctx.Err()
 		}
 	}
+	ear, stop := s.tail.listen(kinds)
+	defer stop()
 	for {
+		last = max(last, s.tail.heard(ear))
 		if trimmed := s.trimmed.Load(); max(last, deletions) < trimmed {
 			return fmt.Errorf("what was deleted up to change %d is no longer known, and %d was asked for: begin again: %w", trimmed, max(last, deletions), mlaas.ErrGone)
 		}
@@ -43,11 +47,16 @@ func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<
 				return err
 			}
 		}
-		ring := s.bells.hear(rowsBell)
+		page, recent := []store.Change(nil), false
+		if synced {
+			page, recent = s.tail.after(last, ear)
+		}
 		now := s.seq.Load()
-		page, err := s.changes(ctx, last, max(last, deletions), kinds)
-		if err != nil {
-			return err
+		if !recent {
+			var err error
+			if page, err = s.changes(ctx, last, max(last, deletions), kinds); err != nil {
+				return err
+			}
 		}
 		for _, c := range page {
 			if err := send(c); err != nil {
@@ -55,18 +64,20 @@ func (s *Store) Watch(ctx context.Context, from int64, kinds []string, out chan<
 			}
 			last = c.Seq
 		}
-		if len(page) == watchPage {
-			continue
-		}
-		last = max(last, now) // up to there was nothing else of these kinds
-		if !synced {
-			synced = true
-			if err := send(store.Change{Seq: last, Synced: true}); err != nil {
+		switch {
+		case len(page) == watchPage:
+		case recent:
+			if err := s.wait(ctx, ear.ring, 0); err != nil {
 				return err
 			}
-		}
-		if err := s.wait(ctx, ring, 0); err != nil {
-			return err
+		default:
+			last = max(last, now) // up to there was nothing else of these kinds
+			if !synced {
+				synced = true
+				if err := send(store.Change{Seq: last, Synced: true}); err != nil {
+					return err
+				}
+			}
 		}
 	}
 }

@@ -67,9 +67,10 @@ type txn struct {
 	*writer
 	now   int64 // Unix microseconds
 	wrote bool
-	rows  bool            // some row changed
-	rings map[string]bool // inboxes
-	notes []func()        // said when it is true
+	rows  []*recent              // that changed
+	at    map[store.Key]standing // how each of them is now
+	rings map[string]bool        // inboxes
+	notes []func()               // said when it is true
 }
 
 // submit hands do to the writer and returns what became of it.
@@ -194,6 +195,7 @@ func (w *writer) try(group []*request) (err error) {
 	if _, err := w.conn.exec("UPDATE numbers SET value = ? WHERE name = 'seq'", w.seq); err != nil {
 		return err
 	}
+	w.store.tail.withhold(t.rows)
 	failpoint.Hit("store.commit.before")
 	began := time.Now()
 	if _, err := w.conn.exec("COMMIT"); err != nil {
@@ -205,10 +207,8 @@ func (w *writer) try(group []*request) (err error) {
 		w.store.synced.Observe(time.Since(began))
 	}
 	w.store.commits.Add(done)
+	w.store.tail.add(t.rows, w.seq) // before the number: who sees that finds them
 	w.store.seq.Store(w.seq)
-	if t.rows {
-		w.store.bells.ring(rowsBell)
-	}
 	for inbox := range t.rings {
 		w.store.bells.ring(inbox)
 	}
@@ -318,6 +318,7 @@ func (w *writer) load() (err error) {
 		w.held[c.line] = v[0].(int64)
 		return true
 	}, "SELECT id, inbox, key, token, ready FROM messages WHERE parked = 0 AND token <> ''")
+	w.store.tail.begin(w.seq)
 	w.store.seq.Store(w.seq)
 	w.store.trimmed.Store(trimmed)
 	return err
@@ -389,6 +390,15 @@ type standing struct {
 }
 
 func (t *txn) find(k store.Key) (s standing, err error) {
+	if s, ok := t.at[k]; ok {
+		return s, nil
+	}
+	if r, ok := t.store.tail.row(k); ok {
+		if r.Deleted {
+			return s, nil
+		}
+		return standing{r.Seq, r.Row.Rev, r.index}, nil
+	}
 	err = t.conn.query(func(v []driver.Value) bool {
 		s = standing{v[0].(int64), v[1].(int64), v[2].(string)}
 		return false
@@ -435,7 +445,7 @@ func (t *txn) commit(b store.Batch) error {
 	}
 	// From here on nothing can be against it but the disk.
 	for i, r := range b.Put {
-		if err := t.put(r, was[i]); err != nil {
+		if err := t.put(r, was[i], was[i].rev+1); err != nil {
 			return err
 		}
 	}
@@ -458,16 +468,18 @@ func (t *txn) commit(b store.Batch) error {
 	return nil
 }
 
-func (t *txn) put(r store.Row, was standing) (err error) {
-	t.rows = true
+// put writes a row at revision rev over what was there.
+func (t *txn) put(r store.Row, was standing, rev int64) (err error) {
 	k, index := r.Key, indexText(r.Index)
 	if was.rev == 0 {
-		err = t.exec("INSERT INTO rows (seq, kind, tenant, id, rev, idx, data) VALUES (?, ?, ?, ?, 1, ?, ?)",
-			t.next(), k.Kind, string(k.Tenant), k.ID, index, []byte(r.Data))
+		err = t.exec("INSERT INTO rows (seq, kind, tenant, id, rev, idx, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			t.next(), k.Kind, string(k.Tenant), k.ID, rev, index, []byte(r.Data))
 	} else {
 		err = t.exec("UPDATE rows SET seq = ?, rev = ?, idx = ?, data = ? WHERE seq = ?",
-			t.next(), was.rev+1, index, []byte(r.Data), was.seq)
+			t.next(), rev, index, []byte(r.Data), was.seq)
 	}
+	r.Rev = rev
+	t.changed(&recent{Change: store.Change{Seq: t.seq, Row: r}, index: index})
 	if err != nil || index == was.index {
 		return err
 	}
@@ -482,6 +494,18 @@ func (t *txn) put(r store.Row, was standing) (err error) {
 	return nil
 }
 
+// changed notes what was written.
+func (t *txn) changed(r *recent) {
+	t.rows = append(t.rows, r)
+	if t.at == nil {
+		t.at = map[store.Key]standing{}
+	}
+	t.at[r.Row.Key] = standing{}
+	if !r.Deleted {
+		t.at[r.Row.Key] = standing{r.Seq, r.Row.Rev, r.index}
+	}
+}
+
 func (t *txn) unindex(k store.Key, was standing) error {
 	for _, value := range indexOf(was.index) {
 		if err := t.exec("DELETE FROM indexes WHERE kind = ? AND value = ? AND tenant = ? AND id = ?", k.Kind, value, string(k.Tenant), k.ID); err != nil {
@@ -492,7 +516,6 @@ func (t *txn) unindex(k store.Key, was standing) error {
 }
 
 func (t *txn) delete(k store.Key, was standing) error {
-	t.rows = true
 	if err := t.exec("DELETE FROM rows WHERE seq = ?", was.seq); err != nil {
 		return err
 	}
@@ -502,6 +525,7 @@ func (t *txn) delete(k store.Key, was standing) error {
 	if err := t.exec("INSERT INTO gone (seq, kind, tenant, id) VALUES (?, ?, ?, ?)", t.next(), k.Kind, string(k.Tenant), k.ID); err != nil {
 		return err
 	}
+	t.changed(&recent{Change: store.Change{Seq: t.seq, Row: store.Row{Key: k}, Deleted: true}})
 	t.gone++
 	return t.trim()
 }

@@ -47,7 +47,7 @@ func (m *Manager) given(ctx context.Context, env mlaas.Environment, needs []stri
 		spec := strings.TrimPrefix(string(env.Spec()), "sha256:")
 		text, err := os.ReadFile(filepath.Join(m.Shared, "lock", spec+".txt"))
 		if err != nil || !valid(text) {
-			return nil, problem(mlaas.ErrInvalid, "the volume of environments has none for %s with %s: copy the folder env of a platform that has run it there, or name an image in environment.image", framework(env), packages(len(needs)))
+			return nil, problem(mlaas.ErrInvalid, "the volume of environments has none for %s with %s: `mlaas env fill` puts it there, or name an image in environment.image", framework(env), packages(len(needs)))
 		}
 		p.LockText, p.Lock = text, m.locked(env, text)
 	}
@@ -58,7 +58,7 @@ func (m *Manager) given(ctx context.Context, env mlaas.Environment, needs []stri
 		if done.Python.Executable != "" {
 			return nil, problem(mlaas.ErrInvalid, "the environment on the volume is of %s, which the image does not have at that place", &done.Python)
 		}
-		return nil, problem(mlaas.ErrInvalid, "the volume of environments does not have %s: copy the folder env of a platform that has run it there, or name an image in environment.image", Digest(p.LockText))
+		return nil, problem(mlaas.ErrInvalid, "the volume of environments does not have %s: `mlaas env fill` puts it there, or name an image in environment.image", Digest(p.LockText))
 	}
 	p.Python = filepath.Join(dir, "bin", "python")
 	p.Variables = imageVariables(os.Environ())

@@ -15,6 +15,7 @@ from workflow import Workflow
 
 
 def main():
+    tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     work = Workflow()
     model = work.define_model()

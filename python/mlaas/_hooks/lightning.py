@@ -41,6 +41,7 @@ def _callback(base: Any) -> Any:
             super().__init__()
             self.region: Any = None
             self.base = 0
+            self.last: Dict[str, float] = {}
             self.batches = _watch.Stream(_watch.TRAINER, first=50, every=0.25)
 
         def setup(self, trainer: Any, pl_module: Any, stage: Any = None) -> None:
@@ -95,9 +96,12 @@ def _callback(base: Any) -> Any:
             _watch.say(found, step, _watch.TRAINER)
 
         def metrics(self, trainer: Any, epoch: bool) -> None:
-            found = {k: v for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_step/dataloader_idx_0"))}
+            found = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_step/dataloader_idx_0"))}
             if epoch:
                 found["epoch"] = trainer.current_epoch + 1
+            else:  # what stands there since the last epoch of training is not of this evaluation
+                found = {k: v for k, v in found.items() if self.last.get(k) != v}
+            self.last.update(found)
             _watch.say(found, self.step(trainer), _watch.TRAINER)
 
     _classes[base] = Tracked

@@ -5,8 +5,8 @@ metrics if each of these holds (docs/reference/tracking.md):
 
 1. It has a name, then "=", ":" or a blank, then a number: "loss=0.12",
    "val acc: 93.1%", "Accuracy: 9843/10000". The name's last word, cut at _ - /
-   and ., has a part that is a metric's (WORDS), and words before it may say of
-   what (OF).
+   and ., ends with a metric's (WORDS) or that and of what; the words before it
+   may say of what (OF).
 2. After a blank alone, and where the line names no place such as "epoch 3",
    the number has a decimal point, an exponent, a % or a whole: "error 404" and
    "score: 3" are no metrics. A learning rate needs a place.
@@ -35,10 +35,10 @@ _RATE = frozenset(("lr", "learning_rate"))
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf|-inf"
 _PAIR = re.compile(
-    r"(?P<name>(?:(?<![\w.])[A-Za-z][\w.@/-]*[ ]+){0,3}(?<![\w.])[A-Za-z][\w.@/-]*)['\"]?(?P<sep>\s*(?:=|:|->)\s*|[ \t]+)(?P<number>%s)(?P<rest>[ ]?%%|/(?P<whole>\d+))?(?![\w.]|/\d)" % _NUMBER,
+    r"(?P<name>(?:(?<![\w./:])[A-Za-z][\w.@/-]*[ ]+){0,3}(?<![\w./:])[A-Za-z][\w.@/-]*)['\"]?(?P<sep>\s*(?:=|:|->)\s*|[ \t]+)(?P<number>%s)(?P<rest>[ ]?%%|/(?P<whole>\d+))?(?![\w.]|/\d)" % _NUMBER,
     re.I,
 )
-_PLACE = re.compile(r"\b(epoch|step|global[_ ]step|iter|iteration|batch|round|episode)\b['\"]?\s*[:=#\[(]*\s*(\d+)", re.I)
+_PLACE = re.compile(r"\b(epoch|step|global[_ ]step|iter|iteration|batch|round|episode)\b['\"]?\s*[:=#\[(]*\s*(\d+)(?!\.?\d*[1-9])(?:\.0+)?", re.I)
 _BRACKET = re.compile(r"^\s*\[\s*(?:\d+\s*,\s*)?(\d+)\]")
 _TIMES = re.compile(
     r"\b(?:time|took|elapsed|eta|in|lr|speed|duration)\b\s*[:=]?\s*[\d.:]+\s*\w*(?:/\w+)?|\d[\d.:]*\s*(?:ms|us|s|sec|secs|seconds|min|mins|minutes|h|it/s|s/it|samples/s|img/s|images/s|steps/s|[kmg]i?b)\b|"
@@ -95,11 +95,11 @@ def _name(text: str) -> Optional[Tuple[str, str]]:
     words = text.split()
     last = words[-1].strip("-./").lower()
     parts = [p for p in re.split(r"[_./@-]+", last) if p]
-    if not parts or not any(p in WORDS for p in parts):
+    while len(parts) > 1 and (parts[-1] in OF or len(parts[-1]) < 3) and parts[-1] not in WORDS:
+        parts.pop()  # loss_g, accuracy_train
+    if not parts or parts[-1] not in WORDS:
         return None
-    if parts == ["rate"] and (len(words) < 2 or words[-2].lower() != "learning"):
-        return None
-    if "rate" in parts and parts[-2:-1] != ["learning"] and parts != ["rate"] and not any(p in WORDS and p != "rate" for p in parts):
+    if parts[-1] == "rate" and parts[-2:-1] != ["learning"] and (len(parts) > 1 or len(words) < 2 or words[-2].lower() != "learning"):
         return None
     key = [last.replace("-", "_")]
     i = len(words) - 1

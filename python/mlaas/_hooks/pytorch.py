@@ -61,7 +61,7 @@ def _lost(loss: Any) -> None:
 def _name(loss: Any, site: Tuple[Any, int]) -> str:
     if len(_sites) > 1000:
         return "loss"
-    name = _watch.called(loss, 4)
+    name = _watch.called(loss)
     if not any(word in name.lower() for word in ("loss", "err")):
         name = "loss"
     taken, unique, n = set(_sites.values()), name, 2
@@ -80,21 +80,27 @@ def _emit() -> None:
 def optimizer(module: Any) -> None:
     """Hook the end of every optimizer's step."""
     register = getattr(module, "register_optimizer_step_post_hook", None)
-    if register is not None:
-        if not getattr(module, "_mlaas", False):
-            module._mlaas = True
-            register(_after_step)
-        return
-    # Before 2.0 there is no such hook: each class is changed when it is first used.
+    if register is not None and not getattr(module, "_mlaas", False):
+        module._mlaas = True
+        register(_after_step)
 
     def make(inner: Any) -> Any:
         def init(self: Any, *args: Any, **kwargs: Any) -> Any:
             inner(self, *args, **kwargs)
-            _hook.guarded(_old, type(self))
+            _hook.guarded(_made, type(self), register is None)
 
         return init
 
     _hook.wrap(module.Optimizer, "__init__", make)
+
+
+def _made(cls: Any, old: bool) -> None:
+    """There is an optimizer: from now on a step is one of it."""
+    global _watched, _steps
+    if not _watched:
+        _watched, _steps = True, _watch.step
+    if old:  # before 2.0 there is no hook for all: each class is changed when it is first used
+        _old(cls)
 
 
 def _old(cls: Any) -> None:
@@ -130,7 +136,7 @@ def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
 
 
 def _stepped(optimizer: Any) -> None:
-    global _steps, _watched
+    global _steps
     region = _watch.led()
     if region is not None and region.steps:
         return
@@ -139,9 +145,6 @@ def _stepped(optimizer: Any) -> None:
         # Counting begins where the training stands, and not for one that
         # merely takes turns with another.
         count = _watch.step if not _counts else max(_watch.step - 1, 0)
-        if not _watched:
-            _watched = True
-            _steps = _watch.step
         _begin(optimizer)
     _counts[optimizer] = count = count + 1
     if count > _steps:

@@ -3,6 +3,7 @@ scores, and the metrics that a program computes."""
 from __future__ import annotations
 
 import functools
+import sys
 import time
 import weakref
 from typing import Any, Callable, Dict, List, Optional
@@ -53,7 +54,7 @@ def _subclasses(cls: Any) -> None:
 def _recorded(fit: Any, name: str) -> Any:
     @functools.wraps(fit)
     def recorded(estimator: Any, *args: Any, **kwargs: Any) -> Any:
-        if _fitting or _watch.led() is not None or not (_hook.installed or watched(estimator)):
+        if _fitting or _watch.led() is not None or not (_hook.installed or watched(estimator)) or _inner(sys._getframe(1)):
             return fit(estimator, *args, **kwargs)
         begun = begin(estimator)
         try:
@@ -65,6 +66,11 @@ def _recorded(fit: Any, name: str) -> Any:
 
     recorded._mlaas = True  # type: ignore[attr-defined]
     return recorded
+
+
+def _inner(caller: Any) -> bool:
+    """Whether it is scikit-learn itself that calls: to encode labels, to validate."""
+    return str(caller.f_globals.get("__name__", "")).startswith("sklearn.")
 
 
 def begin(estimator: Any) -> float:
@@ -128,8 +134,11 @@ def fitted(estimator: Any, seconds: float, whole: bool) -> None:
 def plain(estimator: Any) -> Dict[str, Any]:
     """The parameters that are values, those of the parts of a pipeline too."""
     found = _try(functools.partial(estimator.get_params, deep=True)) or estimator.get_params(deep=False)
-    kept = {k: v for k, v in found.items() if v is None or isinstance(v, (bool, int, float, str))}
-    return dict(list(kept.items())[:200])
+    return dict([(k, v) for k, v in found.items() if _value(v) or isinstance(v, (list, tuple)) and len(v) <= 32 and all(map(_value, v))][:200])
+
+
+def _value(v: Any) -> bool:
+    return v is None or isinstance(v, (bool, int, float, str))
 
 
 def summary(estimator: Any) -> Dict[str, Any]:

@@ -183,7 +183,7 @@ def _look(known: _Graph, plan: _Plan, fetches: Any, way: _Way, said: str) -> Non
     elif METRIC.search(name):
         plan.read.append((_short(name), way))
     elif getattr(getattr(fetches, "dtype", None), "is_floating", False):
-        called = _watch.called(fetches, 5)
+        called = _watch.called(fetches)
         if METRIC.search(called):
             plan.read.append((called, way))
 
@@ -289,7 +289,8 @@ def _fetched(known: _Graph, plan: _Plan, result: Any, more: Tuple[Any, ...]) -> 
     if plan.trains:
         known.step += 1
     if plan.step is not None:
-        known.step = int(_at(result, plan.step))
+        # Fetched beside the operation that counts it, it is from before or after.
+        known.step = max(known.step, int(_at(result, plan.step)))
     region = _watch.led()
     if region is not None and region.steps:
         return
@@ -298,8 +299,6 @@ def _fetched(known: _Graph, plan: _Plan, result: Any, more: Tuple[Any, ...]) -> 
         if key:
             found[key] = v
         else:
-            # It may be from before this step or from after it: both are fetched
-            # at once. The count goes on, and is never behind.
             known.step = max(known.step, int(v))
     if plan.trains or plan.step is not None:
         _watch.at(known.step)
@@ -359,7 +358,7 @@ def _optimizes(opt: Any, loss: Any) -> None:
     if known.loss is None:
         known.loss = loss
     else:  # a second one, such as a discriminator's: by the user's name for it
-        known.names.setdefault(id(loss), _watch.called(loss, 4) or "loss_2")
+        known.names.setdefault(id(loss), _watch.called(loss) or "loss_2")
         known.keep.append(loss)
     known.plans.clear()
 
@@ -429,7 +428,11 @@ def _estimates(est: Any, spec: Any) -> None:
 
 def _evaluates(inner: Any) -> Any:
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner(self, *args, **kwargs)
+        region = _watch.Region(None)  # its sessions read what it returns
+        try:
+            result = inner(self, *args, **kwargs)
+        finally:
+            region.leave()
         _hook.guarded(_evaluated, result)
         return result
 

@@ -71,7 +71,7 @@ def _derived(target: Any) -> None:
     if _watch.led() is not None or not hasattr(target, "numpy") or getattr(getattr(target, "shape", None), "rank", 1) != 0:
         return
     if not _inside() and len(_pending) < 16:
-        name = _watch.called(target, 4) if "loss" in _pending or not _pending else "loss"
+        name = _watch.called(target) if "loss" in _pending or not _pending else "loss"
         _pending[name if "loss" in name.lower() else "loss"] = target
 
 

@@ -8,7 +8,7 @@ import sys
 
 
 def _install():
-    if os.environ.get("MLAAS_HOOKS", "") in ("", "0"):
+    if all(os.environ.get(v, "") in ("", "0") for v in ("MLAAS_HOOKS", "MLAAS_DEBUG", "MLAAS_SPREAD")):
         return
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if home not in sys.path:  # the program's own path may have replaced ours

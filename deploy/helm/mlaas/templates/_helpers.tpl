@@ -113,6 +113,7 @@ spec:
           securityContext: {{- toYaml .root.Values.securityContext | nindent 12 }}
           volumeMounts:
             - {name: data, mountPath: /data}
+            - {name: tmp, mountPath: /tmp} # what is uploaded passes through files
             {{- if ne .part "agent" }}
             - {name: secret, mountPath: /secret, readOnly: true}
             {{- else }}
@@ -129,6 +130,8 @@ spec:
             {{- end }}
       volumes:
         - name: data
+          emptyDir: {}
+        - name: tmp
           emptyDir: {}
         {{- if ne .part "agent" }}
         - name: secret

@@ -1,0 +1,136 @@
+package booster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/store"
+)
+
+// gatherFor is how long news of a run wait for more of it. The replicas of a run
+// are asked for together, and each is in several states within a moment; what
+// they wait for is to be read by people. An end is not kept waiting, and neither
+// is what a replica says itself.
+const gatherFor = 2 * time.Second
+
+// A gathering keeps the news of a place that are not in the records yet.
+type gathering struct {
+	b     *Booster
+	slots chan struct{} // has one in it for each pile that is being written
+	wait  sync.WaitGroup
+
+	mu    sync.Mutex
+	piles map[runKey]*pile
+}
+
+// A pile is the news of one run, in the order in which they came.
+type pile struct {
+	news []News        // under the gathering's lock
+	now  chan struct{} // has one in it when they are not to wait
+}
+
+// add takes news, which are written in their order. When ctx ends, all that is
+// left is.
+func (g *gathering) add(ctx context.Context, n News) {
+	key := runKey{n.Fence.Tenant, n.Fence.Run}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.piles[key]
+	if p == nil {
+		p = &pile{now: make(chan struct{}, 1)}
+		g.piles[key] = p
+		g.wait.Go(func() { g.tend(ctx, key, p) })
+	}
+	p.news = append(p.news, n)
+	if n.Status.Final() {
+		select {
+		case p.now <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// tend writes a pile again and again, until nothing came for a while.
+func (g *gathering) tend(ctx context.Context, key runKey, p *pile) {
+	timer := time.NewTimer(gatherFor)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-p.now:
+		}
+		g.slots <- struct{}{}
+		g.mu.Lock()
+		news := p.news
+		p.news = nil
+		if len(news) == 0 {
+			delete(g.piles, key)
+		}
+		g.mu.Unlock()
+		if len(news) > 0 {
+			g.b.heardAll(g.b.life, news)
+		}
+		<-g.slots
+		if len(news) == 0 {
+			return
+		}
+		timer.Reset(gatherFor)
+	}
+}
+
+// heardAll takes news of one run. What does not end a replica is one commit,
+// unless the run has rules: each may look at what another replica has set off.
+func (b *Booster) heardAll(ctx context.Context, news []News) {
+	rules, err := b.rules(ctx, news[0].Fence.Tenant, news[0].Fence.Run)
+	if err != nil {
+		b.unwritten(ctx, news[0].Fence, err)
+		return
+	}
+	var ends []News
+	var order []mlaas.Fence
+	of := map[mlaas.Fence][]News{}
+	for _, n := range news {
+		switch {
+		case n.Status.Final():
+			ends = append(ends, n)
+		case len(rules) > 0:
+			b.outside(ctx, n)
+		default:
+			if of[n.Fence] == nil {
+				order = append(order, n.Fence)
+			}
+			of[n.Fence] = append(of[n.Fence], n)
+		}
+	}
+	for {
+		var drafts []draft
+		for _, f := range order {
+			d, err := b.draft(ctx, f, func(r *mlaas.Replica) store.Batch {
+				for _, n := range of[f] {
+					b.seen(ctx, r, n)
+				}
+				return store.Batch{}
+			})
+			if err == nil {
+				drafts = append(drafts, d)
+			} else {
+				b.unwritten(ctx, f, err)
+			}
+		}
+		err := b.write(ctx, drafts...)
+		if errors.Is(err, mlaas.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			b.unwritten(ctx, order[0], err)
+		}
+		break
+	}
+	for _, n := range ends {
+		b.heard(ctx, n)
+	}
+}

@@ -1,0 +1,85 @@
+package booster_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/booster/scripted"
+	"mlaas.dev/mlaas/store"
+)
+
+// gathered is longer than news are gathered.
+const gathered = 2*time.Second + 10*time.Millisecond
+
+// The news of a run's replicas are written together, and told together: however
+// many there are, a run costs few commits.
+func TestGathered(t *testing.T) {
+	const replicas = 20
+	bubble(t, func(f mlaas.Fence) scripted.Script {
+		_, index, _ := mlaas.SplitReplica(f.Replica)
+		return scripted.Script{Silent: true, Slow: time.Duration(index) * 10 * time.Millisecond}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": replicas})
+		before, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.ask(r, 1)
+		time.Sleep(3 * gathered)
+		for i := range replicas {
+			got, _ := h.replica(r, mlaas.ReplicaName(mlaas.Worker, i))
+			if got.Status != mlaas.ReplicaPending || got.Reason != "its supervisor runs and is about to call" {
+				t.Errorf("%s is %s: %s", got.Fence.Replica, got.Status, got.Reason)
+			}
+		}
+		after, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := after.Commits - before.Commits; n > 10 {
+			t.Errorf("%d commits for %d replicas", n, replicas)
+		}
+	})
+}
+
+// An end is not kept waiting, and comes after what came before.
+func TestEndIsNotGathered(t *testing.T) {
+	bubble(t, func(mlaas.Fence) scripted.Script {
+		return scripted.Script{Silent: true, Slow: gathered + 100*time.Millisecond}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		h.ask(r, 1)
+		time.Sleep(gathered + 200*time.Millisecond) // it runs, and that is not written yet
+		h.place.End(fence(r, 1, "worker-0"), 3)
+		got := h.status(r, "worker-0", gathered/2, mlaas.ReplicaLost)
+		var states []string
+		for _, e := range got.History {
+			states = append(states, string(e.Status))
+		}
+		if fmt.Sprint(states) != "[creating pending lost]" {
+			t.Errorf("it was %q", states)
+		}
+	})
+}
+
+// Replicas that v0.1 wrote, which are found only among all, are looked after as
+// those of now are.
+func TestLiveOfBefore(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		h.ask(r, 1)
+		h.status(r, "worker-0", 2*gathered, mlaas.ReplicaPending)
+		record, rev := h.replica(r, "worker-0")
+		row := store.Replicas(h.db).Put(record, rev)
+		row.Index = []string{"live"}
+		h.end()
+		h.commit(store.Batch{Put: []store.Row{row}})
+		if err := h.place.Stop(h.ctx, fence(r, 1, "worker-0")); err != nil { // and nobody hears of it
+			t.Fatal(err)
+		}
+		h.open()
+		h.status(r, "worker-0", time.Minute, mlaas.ReplicaLost)
+	})
+}
