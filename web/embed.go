@@ -6,13 +6,16 @@ package web
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/rand"
 	"embed"
 	"io/fs"
+	"mime"
 	"net/http"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 //go:embed all:dist
@@ -42,7 +45,7 @@ func handler(dist fs.FS, others http.Handler) http.Handler {
 			panic(err) // it is in the repository
 		}
 	}
-	files := http.FileServerFS(page)
+	files, packed := http.FileServerFS(page), &packer{page: page, packed: map[string][]byte{}}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			others.ServeHTTP(w, r)
@@ -57,6 +60,15 @@ func handler(dist fs.FS, others http.Handler) http.Handler {
 			if first == "assets" { // their names change with what is in them
 				h.Set("Cache-Control", "public, max-age=31536000, immutable")
 			}
+			if data := packed.file(name); data != nil && r.Method == http.MethodGet {
+				h.Add("Vary", "Accept-Encoding")
+				if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+					h.Set("Content-Encoding", "gzip")
+					h.Set("Content-Type", mime.TypeByExtension(path.Ext(name)))
+					_, _ = w.Write(data) // who asked may have gone
+					return
+				}
+			}
 			files.ServeHTTP(w, r)
 			return
 		}
@@ -70,6 +82,36 @@ func handler(dist fs.FS, others http.Handler) http.Handler {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = w.Write(bytes.ReplaceAll(index, []byte(nonce), []byte(word))) // who asked may have gone
 	})
+}
+
+// A packer has scripts and styles as gzip, each from when it is first asked for.
+type packer struct {
+	page fs.FS
+
+	mu     sync.Mutex
+	packed map[string][]byte
+}
+
+// file is a file of the page as gzip, nil where that is not worth it.
+func (p *packer) file(name string) []byte {
+	if e := path.Ext(name); e != ".js" && e != ".css" {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if data, known := p.packed[name]; known {
+		return data
+	}
+	plain, err := fs.ReadFile(p.page, name)
+	if err != nil {
+		return nil // whoever serves it as it is says so
+	}
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write(plain) // a buffer takes everything
+	_ = w.Close()
+	p.packed[name] = b.Bytes()
+	return b.Bytes()
 }
 
 // guard keeps others' scripts, styles and frames out.

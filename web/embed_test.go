@@ -1,6 +1,7 @@
 package web
 
 import (
+	"compress/gzip"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -58,6 +59,34 @@ func TestNonce(t *testing.T) {
 			t.Errorf("%q came twice", word)
 		}
 		seen[word] = true
+	}
+}
+
+// Scripts go packed to who takes that, and as they are to others.
+func TestPacked(t *testing.T) {
+	script := strings.Repeat("let a = 1;\n", 1000)
+	h := handler(fstest.MapFS{"dist/unbuilt.html": {}, "dist/page/assets/a.js": {Data: []byte(script)}}, http.NotFoundHandler())
+	for _, accepts := range []string{"", "br, gzip"} {
+		r := httptest.NewRequest("GET", "/assets/a.js", nil)
+		r.Header.Set("Accept-Encoding", accepts)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		var body io.Reader = w.Body
+		if got := w.Header().Get("Content-Encoding"); (got == "gzip") != (accepts != "") {
+			t.Errorf("to one who accepts %q it goes as %q", accepts, got)
+		} else if got == "gzip" {
+			if w.Body.Len() > len(script)/10 {
+				t.Errorf("%d bytes of %d", w.Body.Len(), len(script))
+			}
+			var err error
+			if body, err = gzip.NewReader(w.Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		data, err := io.ReadAll(body)
+		if err != nil || string(data) != script || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/javascript") || w.Header().Get("Vary") != "Accept-Encoding" {
+			t.Errorf("to one who accepts %q: %d bytes, %v, %v", accepts, len(data), err, w.Header())
+		}
 	}
 }
 

@@ -3,7 +3,7 @@ import { defineConfig } from "vite";
 
 // In development the page comes from here and everything else from a platform
 // that is up: MLAAS_URL, or the port that `mlaas up` takes by itself.
-const platform = process.env.MLAAS_URL ?? "http://127.0.0.1:7070";
+const platform = process.env.MLAAS_URL ?? "http://127.0.0.1:7480";
 
 export default defineConfig({
   plugins: [react()],

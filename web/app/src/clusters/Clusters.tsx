@@ -15,7 +15,7 @@ export function Clusters() {
       {clusters.error && <Failed error={clusters.error} again={() => void clusters.refetch()} />}
       {clusters.data?.length === 0 && <Text>There is no place to run anything. From a terminal: mlaas cluster add --help</Text>}
       <div className="cards">{(clusters.data ?? []).map((c) => <One key={c.name} cluster={c} />)}</div>
-      <Text size="sm" c="dimmed">Clusters are added, drained and removed by one who runs the platform: mlaas cluster add, drain, rm.</Text>
+      <Text size="sm" c="dimmed">Clusters are added, drained and removed by one who runs the platform: mlaas cluster add, drain, remove.</Text>
     </Stack>
   );
 }
