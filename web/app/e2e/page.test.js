@@ -109,6 +109,9 @@ test("a failure says why, where, and what to do", async () => {
   await card.getByText("ValueError: no such thing", { exact: true }).waitFor();
   await card.getByRole("link", { name: "bad.py, line 2" }).waitFor();
   await picture("failed");
+  await card.getByRole("link", { name: "bad.py, line 2" }).click();
+  await page.locator(".cm-activeLine", { hasText: "raise ValueError" }).waitFor();
+  await page.goBack();
   await card.getByRole("link", { name: "Where it stands in the log" }).click();
   await page.locator('.line[data-at="true"]', { hasText: "ValueError: no such thing" }).waitFor();
   await page.getByRole("button", { name: "Back to what comes now" }).click();
@@ -160,6 +163,7 @@ test("everything is reached by keys", async () => {
   await page.getByRole("list", { name: "1 job", exact: true }).waitFor();
   assert.match(page.url(), /q=status/);
   await page.goBack();
+  clean();
 });
 
 test("the address that the page had before still leads there", async () => {

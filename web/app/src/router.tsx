@@ -22,7 +22,8 @@ export type JobSearch = {
   replica?: string | undefined;
   q?: string | undefined;
   level?: "error" | "warning" | "stderr" | "platform" | undefined;
-  line?: string | undefined; // of the log, or of the file
+  at?: string | undefined; // a line of the file
+  line?: string | undefined; // of the log
   key?: string | undefined;
   smooth?: string | undefined;
   log?: "y" | undefined;
@@ -74,6 +75,7 @@ const job = createRoute({
     replica: text(s.replica),
     q: text(s.q),
     level: one(s.level, ["error", "warning", "stderr", "platform"] as const),
+    at: text(s.at),
     line: text(s.line),
     key: text(s.key),
     smooth: text(s.smooth),

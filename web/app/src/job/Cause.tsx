@@ -32,7 +32,7 @@ export function Cause({ job, run }: { job: Job; run: Run }) {
         {said && <Code block>{said.line}</Code>}
         <Group gap="md">
           {said && <To size="sm" to="/jobs/$job/$tab" params={{ job: job.name, tab: "replicas" }} search={{ run: String(run.number), line: String(said.cursor) }}>Where it stands in the log</To>}
-          {file && <To size="sm" to="/jobs/$job/$tab" params={{ job: job.name, tab: "code" }} search={{ run: String(run.number), v: String(run.version.number), file, line: where[2] }}>{file}, line {where[2]}</To>}
+          {file && <To size="sm" to="/jobs/$job/$tab" params={{ job: job.name, tab: "code" }} search={{ run: String(run.number), v: String(run.version.number), file, at: where[2] }}>{file}, line {where[2]}</To>}
         </Group>
         <Group gap="xs">
           {first?.oom && Number.isFinite(memory) && (

@@ -81,7 +81,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
     try {
       const version = dirty ? (await save.mutateAsync()).saved.number : number;
       await start.mutateAsync({ job: job.id, ask: { version: `v${version}` }, key: crypto.randomUUID() });
-      void navigate({ search: (s) => ({ ...s, v: String(version), run: undefined, line: undefined }), replace: true });
+      void navigate({ search: (s) => ({ ...s, v: String(version), run: undefined, line: undefined, at: undefined }), replace: true });
     } catch {
       // each has said what failed
     }
@@ -98,7 +98,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
       <Group gap="xs" align="end">
         <Select label="Version" size="xs" w={200} allowDeselect={false} value={String(number)} placeholder="none yet"
           data={(versions.data ?? []).map((v) => ({ value: String(v.number), label: `v${v.number}, ${when(v.created)}` }))}
-          onChange={(v) => v && set({ v, line: undefined })} />
+          onChange={(v) => v && set({ v, at: undefined })} />
         <SegmentedControl size="xs" aria-label="What is shown" value={search.show ?? "text"} onChange={(v) => set({ show: v === "text" ? undefined : (v as "prepared" | "diff") })}
           data={[{ value: "text", label: "Text" }, { value: "diff", label: "Changes" }, { value: "prepared", label: "As it runs" }]} />
         <Button size="xs" variant="default" onClick={() => name(true)}>New file</Button>
@@ -116,12 +116,12 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
         <div style={{ display: "flex", flexWrap: "wrap", gap: 12 }}>
           {paths.length > 0 && (
             <nav aria-label="Files" style={{ flex: "0 1 180px", minWidth: 140, maxHeight: "60vh", overflow: "auto" }}>
-              {paths.map((p) => <NavLink key={p} component="button" type="button" label={`${p}${p in changed ? " *" : ""}`} active={p === path} aria-current={p === path ? "true" : undefined} py={4} onClick={() => set({ file: p, line: undefined })} />)}
+              {paths.map((p) => <NavLink key={p} component="button" type="button" label={`${p}${p in changed ? " *" : ""}`} active={p === path} aria-current={p === path ? "true" : undefined} py={4} onClick={() => set({ file: p, at: undefined })} />)}
             </nav>
           )}
           <div style={{ flex: "1 1 320px", minWidth: 0 }}>
             {path !== undefined && text !== undefined && text !== null && (
-              <Editor key={`${path} ${search.show ?? ""}`} path={path} text={text} base={base} line={Number(search.line) || undefined} change={(to) => edit(path, to)} save={saveIt} run={() => void runIt()} />
+              <Editor key={`${path} ${search.show ?? ""}`} path={path} text={text} base={base} line={Number(search.at) || undefined} change={(to) => edit(path, to)} save={saveIt} run={() => void runIt()} />
             )}
             {path !== undefined && text === undefined && content.data && <Text c="dimmed">{path} is not text. <Anchor underline="always" href={`/api/job/${job.id}/code/v${number}/file/${path}`}>Download it</Anchor></Text>}
           </div>

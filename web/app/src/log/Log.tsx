@@ -3,7 +3,7 @@ import { notifications } from "@mantine/notifications";
 import { useMutation, useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useDebouncedValue } from "@mantine/hooks";
+import { useDebouncedCallback } from "@mantine/hooks";
 import { useEffect, useMemo, useRef, useState } from "react";
 import { lines as readLines, type Line, type Replica, type Run } from "../api/client";
 import { useLog } from "../api/live";
@@ -30,10 +30,9 @@ export function Log({ run, replicas }: { run: Run; replicas: Replica[] }) {
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
   const set = (to: Partial<typeof search>, replace = true) => void navigate({ search: (s) => ({ ...s, ...to }), replace });
   const [words, setWords] = useState(search.q ?? "");
-  const [grep] = useDebouncedValue(words, 250);
-  useEffect(() => {
-    if (grep !== (search.q ?? "")) set({ q: grep || undefined });
-  });
+  useEffect(() => setWords(search.q ?? ""), [search.q]);
+  const look = useDebouncedCallback((q: string) => set({ q: q || undefined, line: undefined }), 250); // who types is not done
+  const grep = search.q;
   const [follow, setFollow] = useState(true);
   const { on } = useShortcuts();
 
@@ -81,7 +80,10 @@ export function Log({ run, replicas }: { run: Run; replicas: Replica[] }) {
       <Group gap="xs" align="end" mb="xs">
         <Select label="Of" size="xs" w={130} allowDeselect={false} value={search.replica ?? ""} data={[{ value: "", label: "every replica" }, ...replicas.map((r) => ({ value: r.replica, label: r.replica }))]} onChange={(v) => set({ replica: v || undefined, line: undefined })} />
         <Select label="Show" size="xs" w={160} allowDeselect={false} value={search.level ?? "all"} data={levels} onChange={(v) => set({ level: v === "all" ? undefined : (v as typeof search.level), line: undefined })} />
-        <TextInput ref={field} label="Search" size="xs" style={{ flex: "1 1 160px" }} placeholder="words, or a regular expression" value={words} error={refused} onChange={(e) => setWords(e.currentTarget.value)} />
+        <TextInput ref={field} label="Search" size="xs" style={{ flex: "1 1 160px" }} placeholder="words, or a regular expression" value={words} error={refused} onChange={(e) => {
+          setWords(e.currentTarget.value);
+          look(e.currentTarget.value);
+        }} />
         <TextInput label="Jump to time" size="xs" w={130} placeholder="14:03:20 or 10m" onKeyDown={(e) => {
           if (e.key === "Enter" && e.currentTarget.value) jump.mutate({ since: moment(e.currentTarget.value, run.created) });
         }} />
