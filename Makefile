@@ -16,9 +16,34 @@ MINUTES ?= 60
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-build: ## bin/mlaas, one static binary
+build: page ## bin/mlaas, one static binary, with the page where npm is there
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mlaas ./cmd/mlaas
+
+# The page is built where npm is and its sources have changed; without npm, or
+# with PAGE=no, the binary has the one of before, or one that says how to build it.
+PAGE ?= yes
+.PHONY: page web web-check e2e-web
+page:
+	@if [ "$(PAGE)" = no ]; then :; elif command -v npm > /dev/null; then $(MAKE) --no-print-directory web/dist/page/index.html; \
+	  else echo "page: no npm here, so bin/mlaas has no page but one that says how to build it"; fi
+
+web/app/node_modules/.done: web/app/package.json web/app/package-lock.json
+	@echo "page: npm ci"
+	@cd web/app && npm ci --no-progress --loglevel=error && touch node_modules/.done
+
+web/dist/page/index.html: web/app/node_modules/.done management/testdata/openapi.yaml web/app/index.html web/app/vite.config.ts web/app/size.js $(shell find web/app/src web/app/public -type f -not -name '*.gen.ts')
+	@echo "page: its sources have changed"
+	@cd web/app && npm run -s build
+
+web: web/dist/page/index.html ## the page alone, into web/dist/page, with what its first load costs
+	@cd web/app && node size.js
+
+web-check: web/dist/page/index.html ## unit tests of the page
+	cd web/app && npm test -s
+
+e2e-web: need build ## the page in a real browser, against the built binary
+	cd web/app && MLAAS_BIN=$(CURDIR)/bin/mlaas npm run -s e2e
 
 demo: build ## set everything up, train MNIST on 1 parameter server and 2 workers, show it live
 	@bash examples/demo.sh
@@ -32,7 +57,7 @@ down: ## end the platform of 'make up' and every replica
 need: ## what the tests need besides, such as redis-server
 	@.ci/need
 
-test: need check python e2e-layouts torture-short ## the whole suite; on Kubernetes too if 'make kube-bin' was there
+test: need check web-check python e2e-layouts e2e-web torture-short ## the whole suite; on Kubernetes too if 'make kube-bin' was there
 	@if [ "$$MLAAS_KUBE_BIN" != - ] && kubetest/build.sh built; then $(MAKE) e2e-kube; fi
 
 check: lint unit ## lint and unit tests: before every commit
@@ -132,4 +157,4 @@ bench-paper: build ## the paper's figure 6.1, short
 	$(GO) run ./bench/paper -bin $(CURDIR)/bin/mlaas
 
 clean: ## remove what make made
-	rm -rf bin dist
+	rm -rf bin dist web/dist/page

@@ -229,23 +229,8 @@ func beside(h http.Handler, fleet *booster.Fleet) http.Handler {
 	})
 }
 
-// site is what is served to people: the API, and the live page over it.
-func site(m *management.Management) http.Handler {
-	api, page := m.Handler(), http.FileServerFS(web.Files)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/", "/watch.js", "/style.css", "/icon.svg":
-			h := w.Header()
-			h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-			h.Set("X-Content-Type-Options", "nosniff")
-			h.Set("Referrer-Policy", "no-referrer")
-			h.Set("Cache-Control", "no-cache")
-			page.ServeHTTP(w, r)
-		default:
-			api.ServeHTTP(w, r)
-		}
-	})
-}
+// site is what is served to people: the page, and the API that it calls.
+func site(m *management.Management) http.Handler { return web.Handler(m.Handler()) }
 
 // login is a link that lets one browser in, once.
 func (x *parts) login(ctx context.Context, url string) (string, error) {

@@ -1,0 +1,57 @@
+// What the page asks of the API, by name, so that each thing is asked once and
+// stands in one place of the cache.
+import { queryOptions } from "@tanstack/react-query";
+import { answer, api, lines, type PreparedCode, type VersionContent } from "./client";
+
+const path = (id: string) => ({ params: { path: { id } } });
+
+export const jobQuery = (id: string) => queryOptions({ queryKey: ["job", id], queryFn: () => answer(api.GET("/api/job/{id}", path(id))) });
+
+/** The newest jobs with all that is known of them; where each stands is live. */
+export const newestJobs = queryOptions({ queryKey: ["jobs"], queryFn: async () => (await answer(api.GET("/api/job", { params: { query: { limit: 200 } } }))).items ?? [] });
+
+export const runsQuery = (job: string) =>
+  queryOptions({ queryKey: ["runs", job], queryFn: async () => (await answer(api.GET("/api/job/{id}/run", { params: { path: { id: job }, query: { limit: 200 } } }))).items ?? [] });
+
+export const runQuery = (id: string) => queryOptions({ queryKey: ["run", id], queryFn: () => answer(api.GET("/api/run/{id}", path(id))) });
+
+/** The runs that wait or have something, newest first. */
+export const liveRuns = queryOptions({
+  queryKey: ["queue"],
+  queryFn: async () => (await answer(api.GET("/api/run", { params: { query: { status: "created,queued,starting,running,resizing,stopping", limit: 200 } } }))).items ?? [],
+});
+
+export const versionsQuery = (job: string) =>
+  queryOptions({ queryKey: ["versions", job], queryFn: async () => (await answer(api.GET("/api/job/{id}/code", { params: { path: { id: job }, query: { limit: 200 } } }))).items ?? [] });
+
+export const contentQuery = (job: string, version: string) =>
+  queryOptions({
+    queryKey: ["content", job, version],
+    staleTime: Infinity, // a version never changes
+    queryFn: async () => (await answer(api.GET("/api/job/{id}/code/{versionId}", { params: { path: { id: job, versionId: version }, query: { content: true } } }))) as VersionContent, // and no archive
+  });
+
+export const preparedQuery = (job: string, version: string) =>
+  queryOptions({ queryKey: ["prepared", job, version], queryFn: async () => (await answer(api.GET("/api/job/{id}/code/{versionId}/prepared", { params: { path: { id: job, versionId: version } } }))) as PreparedCode });
+
+export const checkpointsQuery = (run: string) =>
+  queryOptions({ queryKey: ["run", run, "checkpoints"], queryFn: async () => (await answer(api.GET("/api/run/{id}/checkpoint", path(run)))).items ?? [] });
+
+export const artifactsQuery = (run: string) =>
+  queryOptions({ queryKey: ["run", run, "artifacts"], queryFn: async () => (await answer(api.GET("/api/run/{id}/artifact", path(run)))).items ?? [] });
+
+/** The lines of a run that match, as many as are asked for. */
+export const linesQuery = (run: string, query: Record<string, string>) => queryOptions({ queryKey: ["lines", run, query], queryFn: () => lines(run, query) });
+
+export const eventsQuery = (job: string, run: string, replica: string) =>
+  queryOptions({
+    queryKey: ["run", run, "events", replica],
+    queryFn: async () => (await answer(api.GET("/api/job/{id}/node/{nodeId}/event", { params: { path: { id: job, nodeId: replica }, query: { run } } }))).items ?? [],
+  });
+
+export const clustersQuery = queryOptions({ queryKey: ["clusters"], queryFn: async () => (await answer(api.GET("/api/cluster"))).items ?? [], refetchInterval: 10_000 });
+export const statusQuery = queryOptions({ queryKey: ["status"], queryFn: () => answer(api.GET("/api/status")), refetchInterval: 15_000 });
+export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: async () => (await answer(api.GET("/api/session"))).items ?? [] });
+export const secretsQuery = queryOptions({ queryKey: ["secrets"], queryFn: async () => (await answer(api.GET("/api/secret"))).items ?? [] });
+export const datasetsQuery = queryOptions({ queryKey: ["datasets"], queryFn: async () => (await answer(api.GET("/api/dataset"))).items ?? [] });
+export const environmentsQuery = queryOptions({ queryKey: ["environments"], staleTime: 60_000, queryFn: () => answer(api.GET("/api/environment")) });
