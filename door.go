@@ -196,7 +196,7 @@ type PythonProcess struct {
 type Thread struct {
 	ID      string       `json:"id"`
 	Name    string       `json:"name"`    // empty where Python does not say
-	Current bool         `json:"current"` // it has the interpreter
+	Current bool         `json:"current"` // it answered for all: the main thread, as a rule
 	Frames  []StackFrame `json:"frames"`  // innermost first, at most 100
 }
 

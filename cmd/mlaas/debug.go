@@ -48,11 +48,7 @@ func stacks(s mlaas.Stacks) string {
 			fmt.Fprintf(&b, "  %s\n", p.Error)
 		}
 		for _, t := range p.Threads {
-			fmt.Fprintf(&b, "  thread %s", first(t.Name, t.ID))
-			if t.Current {
-				b.WriteString(", which runs")
-			}
-			b.WriteString("\n")
+			fmt.Fprintf(&b, "  thread %s\n", first(t.Name, t.ID))
 			for _, f := range t.Frames {
 				fmt.Fprintf(&b, "    %s:%d in %s\n", shortFile(f.File), f.Line, f.Function)
 				if f.Text != "" {

@@ -47,6 +47,16 @@ def look(what, pid):
     return answer
 
 
+def until(true, pid):
+    """What is seen once it is true: a program that said ready may have a line
+    to go still."""
+    for _ in range(200):
+        found = look("stacks", pid)
+        if true(found):
+            break
+    return found
+
+
 HANGS = """
 import threading
 
@@ -68,8 +78,9 @@ hang()
 
 def test_stacks_of_a_program_that_hangs(start):
     p = start(HANGS)
+    ready = lambda found: {14, 7} <= {t["frames"][0]["line"] for q in found for t in q["threads"] if t["frames"]}
     for _ in range(3):  # as often as one likes
-        (found,) = look("stacks", p.pid)
+        (found,) = until(ready, p.pid)
         assert found["error"] == "" and found["command"][1] == "main.py"
         assert len(found["threads"]) == 2
         frames = {t["frames"][0]["function"]: t["frames"] for t in found["threads"]}
@@ -81,13 +92,14 @@ def test_stacks_of_a_program_that_hangs(start):
 
 def test_stacks_while_it_is_in_c(start):
     p = start("import time\ndef f():\n    print('ready', flush=True)\n    sum(iter(int, 1))\nf()\n")
-    (found,) = look("stacks", p.pid)
+    (found,) = until(lambda found: found[0]["threads"][0]["frames"][0]["line"] == 4, p.pid)
     assert [(f["function"], f["line"]) for f in found["threads"][0]["frames"]] == [("f", 4), ("<module>", 5)]
 
 
 def test_stacks_of_children(start):
     p = start("import os, sys, time\nif os.fork():\n    print('ready', flush=True)\n    os.wait()\nelse:\n    time.sleep(600)\n")
-    lines = {t["frames"][0]["line"] for q in look("stacks", p.pid) for t in q["threads"]}
+    at = lambda found: {t["frames"][0]["line"] for q in found for t in q["threads"]}
+    lines = at(until(lambda found: at(found) == {4, 6}, p.pid))
     with open("/proc/%d/task/%d/children" % (p.pid, p.pid)) as f:
         child = int(f.read())
     os.kill(child, signal.SIGKILL)
@@ -157,7 +169,7 @@ def test_a_debugger(start, tmp_path):
 
 
 def test_a_debugger_where_nobody_answers(start, monkeypatch):
-    p = start("print('ready', flush=True)\nsum(iter(int, 1))\n")
+    p = start("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])\nprint('ready', flush=True)\nsignal.pause()\n")
     monkeypatch.setattr(_look, "PATIENCE", 0.2)
     monkeypatch.setenv("MLAAS_SOCKET", SOCKET)
     answer = _look.debugger()
