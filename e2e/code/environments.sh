@@ -36,7 +36,7 @@ beside=(numpy filelock typing-extensions sympy networkx jinja2 fsspec packaging 
 make_ tensorflow tensorflow-cpu numpy
 make_ tensorflow-old "tensorflow-cpu==2.15.*" "scikit-learn==1.2.*" "numpy<2" tensorboardX
 make_ torch "${beside[@]}" huggingface-hub tokenizers keras
-make_ torch-old "${beside[@]}" "numpy<2" "huggingface-hub<0.25" "tokenizers<0.20"
+make_ torch-old "${beside[@]}" "setuptools<80" "numpy<2" "huggingface-hub<0.25" "tokenizers<0.20"
 make_ jax jax optax keras tensorboardX hydra-core absl-py click matplotlib
 make_ trees xgboost-cpu lightgbm scikit-learn matplotlib pandas
 make_ trees-old "xgboost==1.7.*" "lightgbm==3.3.*" "scikit-learn==1.3.*" "numpy<2" "pandas<2.2"
