@@ -122,6 +122,7 @@ type Cluster struct {
 	Kind     string    `json:"kind"`
 	Node     string    `json:"node,omitempty"`
 	Capacity Resources `json:"capacity"`
+	GPUs     []GPU     `json:"gpus,omitempty"` // of each kind, where there are several: capacity has the one of which there is most
 	Up       bool      `json:"up"`
 	Reason   string    `json:"reason"` // why it is down, or what it cannot enforce
 	Limits   []string  `json:"limits"` // what is not isolated or enforced here, a sentence each

@@ -312,6 +312,16 @@ type Grant struct {
 	Total  Resources `json:"total"`
 }
 
+// UsedGPU is how many GPUs of a kind are granted. One of no kind may be of any.
+func (l Ledger) UsedGPU(kind string) (n int) {
+	for _, g := range l.Grants {
+		if k := g.Total.GPU.Kind; k == "" || strings.EqualFold(k, kind) {
+			n += g.Total.GPU.Count
+		}
+	}
+	return n
+}
+
 // Used is the sum of all grants.
 func (l Ledger) Used() (r Resources) {
 	for _, g := range l.Grants {

@@ -62,7 +62,8 @@ type Spec struct {
 type Capacity struct {
 	Node   string // the machine's name; empty where there are many
 	Total  mlaas.Resources
-	Limits []string // what is not isolated or enforced here, a sentence each
+	GPUs   []mlaas.GPU // of each kind by its name, where there are several; Total has the one of which there is most
+	Limits []string    // what is not isolated or enforced here, a sentence each
 }
 
 // News is what an executor sees of a replica from the outside.

@@ -304,7 +304,7 @@ func alike(a, b mlaas.Replica) bool {
 
 func same(a, b mlaas.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Node == b.Node && a.Capacity == b.Capacity &&
-		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.Limits, b.Limits) && slices.Equal(a.Left, b.Left)
+		a.Of.Equal(b.Of) && a.Up == b.Up && a.Reason == b.Reason && slices.Equal(a.GPUs, b.GPUs) && slices.Equal(a.Limits, b.Limits) && slices.Equal(a.Left, b.Left)
 }
 
 // move brings r to a status, if that is forward, with an entry in its history.

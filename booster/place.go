@@ -194,7 +194,7 @@ func (b *Booster) measure(ctx context.Context) {
 			c.Kind = k.Kind()
 		}
 		if up {
-			c.Node, c.Capacity, c.Limits, c.Reason = have.Node, have.Total, have.Limits, "it is up"
+			c.Node, c.Capacity, c.GPUs, c.Limits, c.Reason = have.Node, have.Total, have.GPUs, have.Limits, "it is up"
 		}
 		if c.Limits == nil {
 			c.Limits = []string{}

@@ -123,6 +123,7 @@ type Cluster struct {
 	Created  *time.Time          `json:"created,omitempty"`
 	Changed  *time.Time          `json:"changed,omitempty"`
 	Used     mlaas.Resources     `json:"used"`
+	UsedGPUs []mlaas.GPU         `json:"usedGpus,omitempty"`
 	Runs     int                 `json:"runs"`
 }
 

@@ -63,6 +63,7 @@ type room struct {
 	rev     int64
 	free    mlaas.Resources // of nobody
 	left    mlaas.Resources // free, less what runs further ahead in line set aside
+	aside   map[string]int  // by kind of GPU, where there are several: what they set aside
 	first   *waiting        // the first that set something aside here
 }
 
@@ -253,6 +254,51 @@ func (c *Contractor) rooms(ctx context.Context, line *line) ([]*room, error) {
 	return all, nil
 }
 
+// face turns a cluster that has GPUs of several kinds to the one that a run
+// asks for: what it has, and what is free and left, is of that kind from here on.
+func (r *room) face(kind string) {
+	if len(r.cluster.GPUs) == 0 {
+		return
+	}
+	if r.aside == nil {
+		r.aside = map[string]int{}
+	}
+	r.aside[r.free.GPU.Kind] = r.free.GPU.Count - r.left.GPU.Count
+	g := slices.MaxFunc(r.cluster.GPUs, func(x, y mlaas.GPU) int { return cmp.Compare(x.Count, y.Count) })
+	if i := slices.IndexFunc(r.cluster.GPUs, func(x mlaas.GPU) bool { return strings.EqualFold(x.Kind, kind) }); i >= 0 {
+		g = r.cluster.GPUs[i]
+	}
+	r.cluster.Capacity.GPU = g
+	r.free.GPU = mlaas.GPU{Count: max(g.Count-r.ledger.UsedGPU(g.Kind), 0), Kind: g.Kind}
+	r.left.GPU = mlaas.GPU{Count: max(r.free.GPU.Count-r.aside[g.Kind], 0), Kind: g.Kind}
+}
+
+// held is what runs hold of what the room faces: none of the GPUs of other kinds.
+func (r *room) held() mlaas.Ledger {
+	if len(r.cluster.GPUs) == 0 {
+		return r.ledger
+	}
+	l := r.ledger
+	l.Grants = maps.Clone(l.Grants)
+	for id, g := range l.Grants {
+		if k := g.Total.GPU.Kind; k != "" && !strings.EqualFold(k, r.free.GPU.Kind) {
+			g.Total.GPU = mlaas.GPU{}
+			l.Grants[id] = g
+		}
+	}
+	return l
+}
+
+// kindOf is the kind of GPU that a run names; all of its roles share it.
+func kindOf(spec mlaas.JobSpec) string {
+	for _, name := range mlaas.RoleOrder {
+		if role := spec.Roles[name]; role != nil && role.Replicas.Max > 0 && role.GPU.Count > 0 && role.GPU.Kind != "" {
+			return role.GPU.Kind
+		}
+	}
+	return ""
+}
+
 // ledger is that of a cluster, decoded anew where it has changed.
 func (c *Contractor) ledger(ctx context.Context, line *line, cluster string) (mlaas.Ledger, int64, error) {
 	ledgers := store.Ledgers(c.DB)
@@ -320,8 +366,9 @@ func elect(w *waiting, rooms []*room) decision {
 // workers as it wants, or as many as the largest cluster could hold when empty.
 func decide(spec mlaas.JobSpec, rooms []*room) decision {
 	d := decision{workers: -1}
-	best := -1
+	best, kind := -1, kindOf(spec)
 	for _, r := range rooms {
+		r.face(kind)
 		n, ok := most(spec, r.cluster.Capacity)
 		switch {
 		case !ok:
@@ -610,7 +657,7 @@ func (c *Contractor) waits(ctx context.Context, w *waiting, d decision, position
 	if len(d.could) > 1 {
 		text += " on " + r.cluster.Name
 	}
-	holders, err := c.holders(ctx, w.run.Tenant, r.ledger, *first)
+	holders, err := c.holders(ctx, w.run.Tenant, r.held(), *first)
 	return text + holders, err
 }
 

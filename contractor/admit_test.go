@@ -15,6 +15,44 @@ const (
 	four    = `{"roles": {"worker": {"cpu": 4, "memory": "1Gi"}}}`
 )
 
+// A cluster has GPUs of several kinds: each is promised apart, and what waits for
+// one kind keeps nothing of another.
+func TestKindsOfGPU(t *testing.T) {
+	h := newHouse(t, open(t))
+	h.cluster("many", "64", "256Gi", 0)
+	c, _, err := store.Clusters(h.db).Get(h.ctx(), "", "many")
+	h.must(err)
+	c.Capacity.GPU = mlaas.GPU{Count: 4, Kind: "t4"}
+	c.GPUs = []mlaas.GPU{{Count: 2, Kind: "h100"}, {Count: 4, Kind: "t4"}}
+	put(h, store.Clusters(h.db), c)
+	ask := func(name, gpu string) mlaas.RunID {
+		return h.ask(name, `{"roles": {"worker": {"replicas": "1-1", "cpu": 1, "gpu": `+gpu+`}}}`)
+	}
+	first := ask("first", `{"count": 2, "kind": "h100"}`)
+	second := ask("second", `{"count": 1, "kind": "H100"}`)
+	third := ask("third", `{"count": 3, "kind": "t4"}`)
+	fourth := ask("fourth", `{"count": 2, "kind": "t4"}`)
+	any := ask("any", `1`)
+	h.turn()
+	h.is(first, mlaas.Starting, "")
+	h.is(second, mlaas.Queued, "queued, position 1: needs 1 GPU (0 free of 2); first/1 holds 2, ends unknown")
+	h.is(third, mlaas.Starting, "")
+	h.is(fourth, mlaas.Queued, "queued, position 2: needs 2 GPU (1 free of 4); third/1 holds 3, ends unknown")
+	if s := h.state(any); s.State != mlaas.Queued {
+		t.Errorf("one of any kind is %s, but what is left of the kind that there is most of is set aside", s.State)
+	}
+	other := ask("other", `{"count": 1, "kind": "a100"}`)
+	big := ask("big", `{"count": 3, "kind": "h100"}`)
+	h.turn()
+	h.is(other, mlaas.Failed, "needs a GPU of kind a100 for one worker; no cluster that is large enough has one")
+	h.is(big, mlaas.Failed, "needs 3 GPU for one worker; the largest cluster, many, has 2")
+	h.stop(third, "enough")
+	h.turn()
+	h.all(third, mlaas.ReplicaStopped)
+	h.turn()
+	h.is(fourth, mlaas.Starting, "")
+}
+
 // done ends a run's only worker, and turns.
 func (h *house) done(id mlaas.RunID) {
 	h.t.Helper()

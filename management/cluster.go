@@ -33,6 +33,7 @@ type ClusterView struct {
 	Changed  *time.Time          `json:"changed,omitempty" doc:"When how it is reached or what it lends was changed last; once its own of is as late, what it says is of that"`
 	Used     mlaas.Resources     `json:"used" doc:"What is promised to runs"`
 	Free     mlaas.Resources     `json:"free"`
+	UsedGPUs []mlaas.GPU         `json:"usedGpus,omitempty" doc:"What of gpus is promised to runs, in the same order; a GPU of no kind counts for each"`
 	Runs     int                 `json:"runs" doc:"How many runs it is promised to"`
 }
 
@@ -52,6 +53,12 @@ func (m *Management) viewOfCluster(ctx context.Context, c mlaas.Cluster, spec ml
 		return v, err
 	}
 	v.Used, v.Runs, v.Free = l.Used(), len(l.Grants), c.Capacity.Minus(l.Used())
+	for _, g := range c.GPUs {
+		v.UsedGPUs = append(v.UsedGPUs, mlaas.GPU{Count: l.UsedGPU(g.Kind), Kind: g.Kind})
+		if g.Kind == c.Capacity.GPU.Kind {
+			v.Free.GPU.Count = g.Count - l.UsedGPU(g.Kind)
+		}
+	}
 	v.Free.CPU, v.Free.Memory, v.Free.GPU.Count = max(v.Free.CPU, 0), max(v.Free.Memory, 0), max(v.Free.GPU.Count, 0)
 	return v, nil
 }

@@ -313,6 +313,9 @@ func TestRunsAtOnce(t *testing.T) {
 	if len(numbers) != 16 || a.told("RunAsked") != 16 {
 		t.Errorf("%d numbers, %d messages", len(numbers), a.told("RunAsked"))
 	}
+	if n := a.Counts.Conflicts.Value(); n > 40 { // they take turns: else each that is faster costs all others another try, some 120 in all
+		t.Errorf("%d commits met another", n)
+	}
 }
 
 // full is a store whose disk is full while it is on.

@@ -72,6 +72,7 @@ type Management struct {
 	streams   streams
 	crowds    crowds
 	turns     turns
+	prepared  preparations
 	documents documents
 }
 

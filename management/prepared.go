@@ -2,10 +2,12 @@ package management
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"mlaas.dev/mlaas"
 )
@@ -65,11 +67,83 @@ func (m *Management) prepare(ctx context.Context, run mlaas.Run) (mlaas.Preparat
 	if m.Prepare == nil {
 		return mlaas.Preparation{}, fmt.Errorf("this management has no Python to read code with: %w", errNoPython)
 	}
-	p, err := m.Prepare(ctx, run)
+	p, err := m.prepared.of(ctx, run, m.Prepare)
 	if errors.Is(err, mlaas.ErrInvalid) {
 		return p, fmt.Errorf("the code of %s cannot be prepared: %w", run.Version.ID, err)
 	}
 	return p, err
+}
+
+// preparations are what became of code: of the same code by the same job it is
+// the same, and to find it out takes a process of Python.
+type preparations struct {
+	mu    sync.Mutex
+	known map[preparedKey]*preparation
+}
+
+// A preparedKey is all that a preparation follows from.
+type preparedKey struct {
+	bundle mlaas.Digest
+	spec   string
+}
+
+// A preparation is known, or found out by the first who asks.
+type preparation struct {
+	done chan struct{} // closed when it is known, or cannot be
+	mlaas.Preparation
+	err error
+}
+
+// maxPrepared is how many preparations are kept.
+const maxPrepared = 256
+
+func (x *preparations) of(ctx context.Context, run mlaas.Run, find func(context.Context, mlaas.Run) (mlaas.Preparation, error)) (mlaas.Preparation, error) {
+	spec, err := json.Marshal(run.Spec)
+	if err != nil {
+		return mlaas.Preparation{}, err
+	}
+	key := preparedKey{run.Version.Bundle, string(spec)}
+	for {
+		x.mu.Lock()
+		p := x.known[key]
+		if p == nil {
+			if x.known == nil || len(x.known) >= maxPrepared {
+				x.known = map[preparedKey]*preparation{}
+			}
+			p = &preparation{done: make(chan struct{})}
+			x.known[key] = p
+			x.mu.Unlock()
+			x.find(key, p, func() (mlaas.Preparation, error) { return find(ctx, run) })
+			return p.Preparation, p.err
+		}
+		x.mu.Unlock()
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return mlaas.Preparation{}, ctx.Err()
+		}
+		if p.err == nil || errors.Is(p.err, mlaas.ErrInvalid) {
+			return p.Preparation, p.err
+		}
+		// Whoever asked first may have gone: it is found out anew.
+	}
+}
+
+// find finds out what is asked for. What may be otherwise another time is not
+// kept.
+func (x *preparations) find(key preparedKey, p *preparation, find func() (mlaas.Preparation, error)) {
+	p.err = mlaas.ErrInternal // unless it returns
+	defer func() {
+		if p.err != nil && !errors.Is(p.err, mlaas.ErrInvalid) {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if x.known[key] == p {
+				delete(x.known, key)
+			}
+		}
+		close(p.done)
+	}()
+	p.Preparation, p.err = find()
 }
 
 // errNoPython is against what the machine has: trying again does not help.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"mlaas.dev/mlaas"
@@ -35,14 +37,46 @@ func TestPrepared(t *testing.T) {
 	a.do("GET", path+"?format=html", nil).refuses(422, "invalid", "format", "json or diff")
 	a.do("GET", "/api/job/j/code/v9/prepared", nil).refuses(404, "not_found", "", "")
 
+	a.do("POST", "/api/job/j/code", `{"files": {"main.py": "#@define: n\nn()\n"}}`).want(201)
+	path = "/api/job/j/code/v2/prepared"
 	a.Management.Prepare = func(context.Context, mlaas.Run) (mlaas.Preparation, error) {
 		return mlaas.Preparation{}, mlaas.Refused([]mlaas.Refusal{{Path: "main.py", Line: 1, Column: 2, What: "no", Remedy: "yes"}})
 	}
-	a.do("GET", path, nil).refuses(422, "invalid", "", "the code of v1 cannot be prepared: main.py:1:2: no: yes")
+	a.do("GET", path, nil).refuses(422, "invalid", "", "the code of v2 cannot be prepared: main.py:1:2: no: yes")
 	a.do("POST", "/api/job/j/run", nil).refuses(422, "invalid", "", "main.py:1:2: no: yes")
+	a.do("POST", "/api/job/j/code", `{"files": {"main.py": "#@define: o\no()\n"}}`).want(201)
+	path = "/api/job/j/code/v3/prepared"
 	a.Management.Prepare = func(context.Context, mlaas.Run) (mlaas.Preparation, error) {
 		return mlaas.Preparation{}, fmt.Errorf("no Python 3.9: %w", mlaas.ErrConflict)
 	}
 	a.do("GET", path, nil).refuses(409, "conflict", "", "no Python 3.9")
 	a.do("POST", "/api/job/j/run", nil).want(202)
+}
+
+// However many runs of the same code are asked for, it is read once; where that
+// could not be done it is tried again.
+func TestPreparedOnce(t *testing.T) {
+	a := start(t)
+	a.do("POST", "/api/job", `{"name": "j", "code": {"mode": "annotation"}}`).want(201)
+	a.do("POST", "/api/job/j/code", `{"files": {"main.py": "#@define: m\nm()\n"}}`).want(201)
+	var reads atomic.Int64
+	a.Management.Prepare = func(context.Context, mlaas.Run) (mlaas.Preparation, error) {
+		if reads.Add(1) == 1 {
+			return mlaas.Preparation{}, fmt.Errorf("its Python is not there yet: %w", mlaas.ErrUnavailable)
+		}
+		return mlaas.Preparation{}, nil
+	}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() { a.do("POST", "/api/job/j/run", nil).want(202) })
+	}
+	all.Wait()
+	if n := reads.Load(); n != 2 {
+		t.Errorf("it was read %d times, want once more than it failed", n)
+	}
+	a.do("POST", "/api/job/j/code", `{"files": {"main.py": "other()\n"}}`).want(201)
+	a.do("POST", "/api/job/j/run", nil).want(202)
+	if n := reads.Load(); n != 3 {
+		t.Errorf("other code was read %d times", n-2)
+	}
 }

@@ -4,7 +4,8 @@
 // that it runs itself, and prints each figure beside its limit:
 //
 //	start  from "run accepted" to the program's first line, against a bare pod
-//	rate   runs of many replicas on fake nodes, against a bare loop of client-go
+//	rate   runs of many replicas on fake nodes, against a bare loop of client-go;
+//	       and what of it is the platform's own: the same with no cluster
 //	dead   clusters that are added while some are dead
 //	lines  how late a line of a pod is at who follows, and whether all come
 //	heap   what a watched pod takes in memory

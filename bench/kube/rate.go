@@ -218,6 +218,11 @@ func (b *bench) rate(ctx context.Context) error {
 		fmt.Sprintf("%.0f/s against %.0f/s: %d runs of %d on 3 clusters of %d nodes", n/ours.wall, n/bare.wall, b.runs, b.replicas, b.nodes))
 	rig.Row("CPU of the platform, against the loop", ours.cpu/bare.cpu, 1.3, "x", true, fmt.Sprintf("%.1f s against %.1f s", ours.cpu, bare.cpu))
 	rig.Row("calls of the API servers for a replica", ours.calls/n, 1.5, "", true, fmt.Sprintf("%.2f of the loop", bare.calls/n))
+	promise, err := b.promised(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("the loop and what the platform does besides pods and requests are %.2f of the loop's CPU, %.1f s more\n", (bare.cpu+promise)/bare.cpu, promise)
 	fmt.Print("a run of the platform was")
 	for i, what := range countedOf {
 		fmt.Printf(", %.1f %s", (now[i]-did[i])/float64(b.runs), what.text)

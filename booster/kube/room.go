@@ -104,10 +104,7 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 		return c, err
 	}
 	c.Total.CPU, c.Total.Memory = max(0, c.Total.CPU-others.CPU), max(0, c.Total.Memory-others.Memory)
-	c.Total.GPU = most(kinds)
-	if more := besides(kinds, c.Total.GPU.Kind); more != "" {
-		c.Limits = append(c.Limits, "Only GPUs of kind "+c.Total.GPU.Kind+" are counted here; there are also "+more+".")
-	}
+	c.Total.GPU, c.GPUs = most(kinds), named(kinds)
 	within := func(have *int64, most int64) {
 		if most > 0 {
 			*have = min(*have, most)
@@ -117,6 +114,11 @@ func (e *Executor) count(ctx context.Context) (c booster.Capacity, err error) {
 	within((*int64)(&c.Total.Memory), int64(quota.Memory))
 	if quota.GPU.Count > 0 {
 		c.Total.GPU.Count = min(c.Total.GPU.Count, quota.GPU.Count)
+		for i := range c.GPUs {
+			if g := &c.GPUs[i]; quota.GPU.Kind == "" || strings.EqualFold(quota.GPU.Kind, g.Kind) {
+				g.Count = min(g.Count, quota.GPU.Count)
+			}
+		}
 	}
 	return c, nil
 }
@@ -148,14 +150,17 @@ func most(kinds map[string]int) (g mlaas.GPU) {
 	return g
 }
 
-func besides(kinds map[string]int, counted string) string {
-	var more []string
+// named are the kinds that have a name, where there are several.
+func named(kinds map[string]int) (all []mlaas.GPU) {
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
-		if kind != "" && kind != counted && kinds[kind] > 0 {
-			more = append(more, fmt.Sprintf("%d of %s", kinds[kind], kind))
+		if kind != "" && kinds[kind] > 0 {
+			all = append(all, mlaas.GPU{Count: kinds[kind], Kind: kind})
 		}
 	}
-	return strings.Join(more, ", ")
+	if len(all) < 2 {
+		return nil
+	}
+	return all
 }
 
 func (e *Executor) nodes(ctx context.Context) ([]corev1.Node, error) {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,7 +82,7 @@ func TestCapacity(t *testing.T) {
 		}, []apiruntime.Object{
 			node("a", func(n *corev1.Node) { n.Labels["gpu"] = "a100" }), node("b", func(n *corev1.Node) { n.Labels["gpu"] = "t4" }), node("c", func(n *corev1.Node) { n.Labels["gpu"] = "t4" }),
 			other("c", amounts("nvidia.com/gpu", "1")),
-		}, mlaas.Resources{CPU: 22500, Memory: 48 << 30, GPU: mlaas.GPU{Count: 7, Kind: "t4"}}, "there are also 4 of a100"},
+		}, mlaas.Resources{CPU: 22500, Memory: 48 << 30, GPU: mlaas.GPU{Count: 7, Kind: "t4"}}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,6 +100,13 @@ func TestCapacity(t *testing.T) {
 			have, err := e.Capacity(t.Context())
 			if err != nil || have.Total != tt.want {
 				t.Errorf("it is %+v, %v; want %+v", have.Total, err, tt.want)
+			}
+			var gpus []mlaas.GPU
+			if tt.name == "kinds of GPU" {
+				gpus = []mlaas.GPU{{Count: 4, Kind: "a100"}, {Count: 7, Kind: "t4"}}
+			}
+			if !slices.Equal(have.GPUs, gpus) {
+				t.Errorf("its GPUs are %+v, want %+v", have.GPUs, gpus)
 			}
 			if all := strings.Join(have.Limits, " "); (tt.limit == "") != (all == "") || !strings.Contains(all, tt.limit) {
 				t.Errorf("its limits are %q, want %q", all, tt.limit)

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func full(t testing.TB) *corev1.Pod {
 	}
 	now := metav1.NewTime(time.Unix(1e9, 0))
 	p.UID, p.ResourceVersion, p.CreationTimestamp, p.DeletionTimestamp = "u", "77", now, &now
-	p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mlaas", Operation: "Update", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 900)}}}
+	p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mlaas", Operation: "Update", FieldsV1: metav1.NewFieldsV1(strings.Repeat(" ", 900))}}
 	p.Spec.NodeName = "node-1"
 	p.Spec.Affinity = elsewhere([]string{"node-2"})
 	p.Status = corev1.PodStatus{Phase: corev1.PodRunning, Reason: "Evicted", Message: "why", PodIP: "10.0.0.1",

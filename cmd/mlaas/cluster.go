@@ -51,7 +51,7 @@ func (c *cli) clusterList() *cobra.Command {
 			for _, k := range all {
 				t.row(k.Name, k.Kind, upness(k), fmt.Sprintf("%s of %s", k.Used.CPU, k.Capacity.CPU),
 					fmt.Sprintf("%s of %s", size(k.Used.Memory), size(k.Capacity.Memory)),
-					fmt.Sprintf("%d of %d", k.Used.GPU.Count, k.Capacity.GPU.Count), heardOf(k), strings.Join(append(k.Limits, k.Reason), " "))
+					gpusOf(k), heardOf(k), strings.Join(append(k.Limits, k.Reason), " "))
 				names = append(names, k.Name)
 			}
 			return c.show(all, names, t.String)
@@ -71,6 +71,19 @@ func upness(k client.Cluster) string {
 		up += ", goes"
 	}
 	return up
+}
+
+// gpusOf is how many of its GPUs are promised; of each kind, where there are
+// several.
+func gpusOf(k client.Cluster) string {
+	if len(k.GPUs) == 0 || len(k.UsedGPUs) != len(k.GPUs) {
+		return fmt.Sprintf("%d of %d", k.Used.GPU.Count, k.Capacity.GPU.Count)
+	}
+	var all []string
+	for i, g := range k.GPUs {
+		all = append(all, fmt.Sprintf("%d of %d %s", k.UsedGPUs[i].Count, g.Count, g.Kind))
+	}
+	return strings.Join(all, ", ")
 }
 
 func heardOf(k client.Cluster) string {
@@ -116,7 +129,7 @@ func portrait(k client.Cluster) string {
 		line("changed", "%s; what is said here is of before", ago(time.Now(), *k.Changed))
 	}
 	line("heard", "%s", heardOf(k))
-	line("promised", "cpu %s of %s, memory %s of %s, GPUs %d of %d, to %s", k.Used.CPU, k.Capacity.CPU, size(k.Used.Memory), size(k.Capacity.Memory), k.Used.GPU.Count, k.Capacity.GPU.Count, count(k.Runs, "run"))
+	line("promised", "cpu %s of %s, memory %s of %s, GPUs %s, to %s", k.Used.CPU, k.Capacity.CPU, size(k.Used.Memory), size(k.Capacity.Memory), gpusOf(k), count(k.Runs, "run"))
 	for _, l := range k.Limits {
 		line("limit", "%s", l)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,5 +226,54 @@ func TestSendsFilesFirst(t *testing.T) {
 	}
 	if _, err := os.Stat(p.Send["mnist"]); err != nil {
 		t.Error(err)
+	}
+}
+
+// A job that describes a network takes no code along, and one in guiding mode
+// is started by the engine's main program, which its folder need not have.
+func TestLessCode(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{
+		"net.yaml":          "name: net\ndata: [{name: d, source: 'dataset:d'}]\ncode: {composed: {backend: pytorch, input: {data: d, format: images, shape: [8, 8, 3]}, output: {neurons: 2}}}\n",
+		"large.py":          "",
+		"guided/model.py":   "import jax\n",
+		"guided/points.py":  "",
+		"guided/mlaas.yaml": "code: {mode: guiding}\n",
+	})
+	p, err := planned(t, nil, filepath.Join(root, "net.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := p.Spec.Environment
+	if e.Framework != "pytorch" || !slices.Contains(e.Packages, "pillow") || len(p.Spec.Execution.Command) > 0 || p.Spec.Code.Mode != "composed" {
+		t.Errorf("framework %q, packages %v, command %v, mode %q", e.Framework, e.Packages, p.Spec.Execution.Command, p.Spec.Code.Mode)
+	}
+	if !strings.Contains(p.String(), "written from code.composed") {
+		t.Errorf("the plan is\n%s", p)
+	}
+	p, err = planned(t, nil, filepath.Join(root, "guided"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := p.Spec.Execution.Command; !slices.Equal(c, []string{"python", "main.py"}) || p.Spec.Environment.Framework != "jax" {
+		t.Errorf("command %v, framework %q", c, p.Spec.Environment.Framework)
+	}
+}
+
+// What a network does not say of its input, a folder of this machine does.
+func TestComposeLooks(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{"a.csv": "x,y,label\n1,2,3\n"})
+	spec := mlaas.JobSpec{Code: mlaas.Code{Composed: &mlaas.Composed{Input: mlaas.ComposedInput{Target: "label"}}}}
+	out, wrong, err := lookAt(spec, root)
+	if err != nil || wrong != nil || !slices.Equal(out.Code.Composed.Input.Shape, []int{2}) || out.Code.Composed.Input.Format != "csv" {
+		t.Errorf("%+v, %v, %v", out.Code.Composed, wrong, err)
+	}
+	spec.Code.Composed.Input.Target = "labl"
+	if _, wrong, err = lookAt(spec, root); err != nil || wrong == nil {
+		t.Errorf("a column that is not there: %v, %v", wrong, err)
+	}
+	if _, _, err = lookAt(spec, filepath.Join(root, "none")); err == nil {
+		t.Error("a folder that is not there was looked at")
 	}
 }

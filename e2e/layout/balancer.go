@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,10 +15,18 @@ import (
 // each connection to the next one that accepts, and skips those that do not.
 // It knows nothing of HTTP.
 type Balancer struct {
-	Backends []string // addresses
-
 	link link.Link
 	next atomic.Uint64
+
+	mu       sync.Mutex
+	backends []string // addresses
+}
+
+// Add has connections go to an address from now on, too.
+func (b *Balancer) Add(address string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.backends = append(b.backends, address)
 }
 
 // Start listens on the loopback and returns its address.
@@ -32,9 +41,12 @@ func (b *Balancer) Close() { b.link.Close() }
 // dial connects to the next backend that accepts.
 func (b *Balancer) dial(ctx context.Context) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: time.Second}
+	b.mu.Lock()
+	backends := b.backends
+	b.mu.Unlock()
 	first := b.next.Add(1)
-	for n := range uint64(len(b.Backends)) {
-		conn, err := dialer.DialContext(ctx, "tcp", b.Backends[(first+n)%uint64(len(b.Backends))])
+	for n := range uint64(len(backends)) {
+		conn, err := dialer.DialContext(ctx, "tcp", backends[(first+n)%uint64(len(backends))])
 		if err == nil {
 			return conn, nil
 		}

@@ -34,7 +34,10 @@ func TestBalancer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Balancer{Backends: []string{backend(t, "one"), net.JoinHostPort("127.0.0.1", strconv.Itoa(gone)), backend(t, "two")}}
+	b := &Balancer{}
+	for _, address := range []string{backend(t, "one"), net.JoinHostPort("127.0.0.1", strconv.Itoa(gone)), backend(t, "two")} {
+		b.Add(address)
+	}
 	at, err := b.Start()
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func (p *Platform) several(ctx context.Context) error {
 				return err
 			}
 			if kind == "management" {
-				p.balancer.Backends = append(p.balancer.Backends, listen)
+				p.balancer.Add(listen)
 			}
 		}
 	}

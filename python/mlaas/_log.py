@@ -25,6 +25,7 @@ EXIT = 5.0  # seconds that the end of the program waits at most
 _CHECKPOINT = "checkpoint"
 _PARAMS = "params"
 _NOTE = "note"
+_FOUND = "found"
 _FLUSH = "flush"
 
 
@@ -55,8 +56,9 @@ before_close: List[Callable[[], None]] = []  # called before the last values are
 
 
 def record(metrics: Mapping[str, Any], step: Optional[int]) -> None:
-    """As log, for what was found and not said by the program."""
-    _recorder.log(metrics, step)
+    """As log, for what was found and not said by the program. What the program
+    says itself under the same name, also right after, stands instead."""
+    _recorder.log(metrics, step, _FOUND)
 
 
 def flush(timeout: float = EXIT) -> bool:
@@ -102,7 +104,7 @@ class Recorder:
         if found.isdigit():
             self.step = int(found)
 
-    def log(self, metrics: Mapping[str, Any], step: Any) -> None:
+    def log(self, metrics: Mapping[str, Any], step: Any, kind: Any = None) -> None:
         now = time.time()
         if step is None:
             self.step = step = self.step + 1
@@ -112,11 +114,11 @@ class Recorder:
             step = self.step = _whole(step)
         items = []
         for key, v in metrics.items():
-            kind = type(v)
-            if kind is not float and kind is not int:
+            cls = type(v)
+            if cls is not float and cls is not int:
                 v = _freeze(v)
             items.append((key, v))
-        self.put((items, step, now))
+        self.put((items, step, now) if kind is None else (kind, (items, step), now))
 
     def put(self, item: Tuple[Any, Any, Any]) -> None:
         if self.off:
@@ -254,6 +256,8 @@ class Recorder:
             elif what is _NOTE:
                 out.append({"note": {"kind": a["kind"], "value": _plain(a["value"])}})
             else:
+                if what is _FOUND:
+                    what, a = [item for item in a[0] if item[0] not in own], a[1]
                 step, ms = a, int(b * 1000)
                 if type(step) is not int:
                     try:

@@ -295,10 +295,12 @@ def called(thing: Any) -> str:
                 for name, v in list(space.items()):
                     if v is thing and not name.startswith("_"):
                         return name
-            me = frame.f_locals.get("self")
-            for name, v in list(getattr(me, "__dict__", {}).items()):
-                if v is thing:
-                    return name.lstrip("_")
+            for holder in list(frame.f_locals.values()):  # self.loss, model.loss
+                inside = getattr(holder, "__dict__", None)
+                if type(inside) is dict and len(inside) < 1000:
+                    for name, v in list(inside.items()):
+                        if v is thing:
+                            return name.lstrip("_")
         frame = frame.f_back
     return ""
 

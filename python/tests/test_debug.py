@@ -39,7 +39,7 @@ def start(tmp_path):
 
 
 def look(what, pid):
-    done = subprocess.run([sys.executable, "-I", "-S", "-B", LOOK, what], env={"MLAAS_SOCKET": SOCKET}, stdout=subprocess.PIPE, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-B", LOOK, what], env={"MLAAS_SOCKET": SOCKET}, cwd="/proc/%d/cwd" % pid, stdout=subprocess.PIPE, check=True, timeout=60)
     answer = json.loads(done.stdout.decode())
     if what == "stacks":
         answer = answer["processes"]

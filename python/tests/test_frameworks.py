@@ -25,6 +25,13 @@ def needs(*modules):
         pytest.skip("needs %s" % ", ".join(missing))
 
 
+def thorough(framework):
+    """Skip, but where all of a framework is tested: each of these takes as long
+    as the framework takes to import."""
+    if framework not in MUST:
+        pytest.skip("make e2e-code runs it")
+
+
 @pytest.fixture
 def found(tmp_path, python, supervisor):
     """Runs a program and gives what was found of it."""
@@ -113,6 +120,7 @@ def test_tf1_session(found):
 def test_tf1_is_not_changed(found):
     """Dropout, batches and steps are those of the program without tracking."""
     needs("tensorflow")
+    thorough("tensorflow")
     main = "import tensorflow.compat.v1 as tf\ntf.disable_v2_behavior()\n" + GRAPH + SESSION
     plain = found(main, env={"MLAAS_OFF": "1"})
     assert plain.series == {}
@@ -194,6 +202,8 @@ print("loss %.6f" % float(loss))
 @pytest.mark.parametrize("decorate", ["", "@tf.function"])
 def test_tf2_loop(found, decorate):
     needs("tensorflow")
+    if not decorate:
+        thorough("tensorflow")
     f = found("import tensorflow as tf\n" + LOOP.replace("DECORATE", decorate))
     f.agrees("loss", within=1e-5)
     assert [s for s, _ in sorted(f.series["loss"])] == list(range(1, 41))
@@ -541,8 +551,9 @@ def test_tensorboard_writers(found, home):
     assert sorted(f.series["train/score"]) == [(i * 10, i / 4) for i in range(5)] and f.params["width"] == 8
 
 
-def test_tensorboard_of_tensorflow(found, tmp_path):
+def test_tensorboard_of_tensorflow(found):
     needs("tensorflow")
+    thorough("tensorflow")
     f = found(
         "import tensorflow as tf\nw = tf.summary.create_file_writer('logs')\nwith w.as_default():\n    for i in range(3): tf.summary.scalar('train/score', i / 2, step=i)\n"
         "v1 = tf.compat.v1\nwith tf.Graph().as_default():\n    w = v1.summary.FileWriter('logs1')\n"
@@ -659,3 +670,12 @@ def test_printed(found):
     )
     assert sorted(f.series["loss"]) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert sorted(f.series["accuracy"]) == [(1, 0.25), (2, 0.5), (3, 0.75)] and [v for _, v in f.series["final_accuracy"]] == [0.75]
+
+
+def test_what_the_program_logs_itself_stands(found):
+    """No hook says besides what the program says, not even before its first word."""
+    f = found(
+        "import sys; sys.path.append(%r)\nimport mlaas\n"
+        "for i in range(1, 4):\n    print('step %%d loss: %%.2f' %% (i, i / 2))\n    mlaas.log({'loss': i}, step=i)\n" % os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    )
+    assert sorted(f.series["loss"]) == [(1, 1.0), (2, 2.0), (3, 3.0)]

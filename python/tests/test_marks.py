@@ -178,7 +178,7 @@ REFUSED = [
     ("before the encoding", "#@define: m\n# coding: latin-1\nx()\n", 1, 1, "declares the encoding", "after that line"),
     ("at the end, indented anyhow", "if a:\n    x()\n  #@define: m\n", 3, 3, "no statement follows", "before a statement"),
     ("nothing but a mark, indented", "  #@define: m\n", 1, 3, "no statement follows", "before a statement"),
-    ("a file that does not parse", "#@define: m\nx(\n", 2, 2, "it does not parse", "mend it"),
+    ("a file that does not parse", "#@define: m\nx = = 1\n", 2, 5, "it does not parse", "mend it"),
     ("an unknown encoding", "# coding: klingon\n#@define: m\nx()\n", 0, 0, "its encoding cannot be read", "UTF-8"),
     ("another __import__", "__import__ = f\n#@define: m\nx()\n", 2, 1, "__import__", "rename"),
     ("a sync of what is not assigned here", "p = 1\ndef f():\n    #@sync: p\n    x(p)\n", 3, 5, "not assigned in this function", "global p"),

@@ -208,12 +208,21 @@ def optimizer(module: Any) -> None:
             _hook.wrap(cls, "apply_gradients", _apply)
 
 
+_applying = 0  # that of a class calls that of the class above
+
+
 def _apply(inner: Any) -> Any:
     def apply_gradients(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner(self, *args, **kwargs)
-        from . import tensorflow2
+        global _applying
+        _applying += 1
+        try:
+            result = inner(self, *args, **kwargs)
+        finally:
+            _applying -= 1
+        if not _applying:
+            from . import tensorflow2
 
-        _hook.guarded(tensorflow2.applied, self)
+            _hook.guarded(tensorflow2.applied, self)
         return result
 
     return apply_gradients

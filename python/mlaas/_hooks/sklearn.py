@@ -3,6 +3,7 @@ scores, and the metrics that a program computes."""
 from __future__ import annotations
 
 import functools
+import sys
 import time
 import weakref
 from typing import Any, Callable, Dict, List, Optional
@@ -53,7 +54,7 @@ def _subclasses(cls: Any) -> None:
 def _recorded(fit: Any, name: str) -> Any:
     @functools.wraps(fit)
     def recorded(estimator: Any, *args: Any, **kwargs: Any) -> Any:
-        if _fitting or _watch.led() is not None or not (_hook.installed or watched(estimator)):
+        if _fitting or _watch.led() is not None or not (_hook.installed or watched(estimator)) or _inner(sys._getframe(1)):
             return fit(estimator, *args, **kwargs)
         begun = begin(estimator)
         try:
@@ -65,6 +66,11 @@ def _recorded(fit: Any, name: str) -> Any:
 
     recorded._mlaas = True  # type: ignore[attr-defined]
     return recorded
+
+
+def _inner(caller: Any) -> bool:
+    """Whether it is scikit-learn itself that calls: to encode labels, to validate."""
+    return str(caller.f_globals.get("__name__", "")).startswith("sklearn.")
 
 
 def begin(estimator: Any) -> float:

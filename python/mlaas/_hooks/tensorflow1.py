@@ -428,7 +428,11 @@ def _estimates(est: Any, spec: Any) -> None:
 
 def _evaluates(inner: Any) -> Any:
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner(self, *args, **kwargs)
+        region = _watch.Region(None)  # its sessions read what it returns
+        try:
+            result = inner(self, *args, **kwargs)
+        finally:
+            region.leave()
         _hook.guarded(_evaluated, result)
         return result
 
