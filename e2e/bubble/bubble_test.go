@@ -116,7 +116,7 @@ func TestEnds(t *testing.T) {
 		{"no such image", `{"execution": {"restarts": {"user": 2}}}`, scripted.Script{Broken: "there is no such image"}, mlaas.Failed, "worker-0 could not start: there is no such image", 1},
 		{"no such package", `{"execution": {"restarts": {"user": 2}}}`, scripted.Script{Refuse: "there is no package tensorflwo"}, mlaas.Failed, "worker-0 could not start: there is no package tensorflwo", 1},
 		{"a rule", `{"rules": [{"name": "again", "on": {"status": "failed"}, "do": "restart"}]}`, scripted.Script{Steps: 9, FailAt: 4}, mlaas.Failed, "10 restarts after a failure used up", 11},
-		{"a mode that is not built", `{"code": {"mode": "guiding"}}`, scripted.Script{}, mlaas.Failed, "code.mode guiding is not available in this version, use plain, annotation or nonintrusive", 0},
+		{"a mode that its framework has no template for", `{"code": {"mode": "guiding"}}`, scripted.Script{}, mlaas.Failed, `environment.framework is "python", want one that guiding mode is for: jax, keras, pytorch, tensorflow`, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in(t, 4, func(p *platform) {
