@@ -37,7 +37,7 @@ func (s *Store) reserve() {
 	// Not zeros: some file systems keep none.
 	room := make([]byte, reserveSize)
 	for i := range room {
-		room[i] = byte(i*2654435761 >> 13)
+		room[i] = byte(i * 2654435761 >> 13)
 	}
 	if err := os.WriteFile(name, room, 0o600); err != nil {
 		_ = os.Remove(name) // half of it is no use
