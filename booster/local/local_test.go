@@ -474,7 +474,7 @@ func TestEnds(t *testing.T) {
 		reason        string
 	}{
 		{"exit code", "import sys; sys.exit(3)", mlaas.ReplicaFailed, 3, "the program ended with exit code 3"},
-		{"an error", "raise ValueError('bad news')", mlaas.ReplicaFailed, 1, "the program ended with exit code 1: ValueError: bad news"},
+		{"an error", "raise ValueError('bad news')", mlaas.ReplicaFailed, 1, "the program ended with exit code 1: ValueError: bad news (main.py:1 in <module>: raise ValueError('bad news'))"},
 		{"does not parse", "x = 1\ny = (2,\nprint(x\n", mlaas.ReplicaFailed, 1, "the program does not parse: main.py:3: SyntaxError: '(' was never closed"},
 		{"killed", "import os; os.kill(os.getpid(), 9)", mlaas.ReplicaFailed, 137, "the program was ended by signal SIGKILL"},
 		{"segmentation fault", "import ctypes; ctypes.string_at(0)", mlaas.ReplicaFailed, 139, "the program was ended by signal SIGSEGV"},
