@@ -136,7 +136,7 @@ func promise(ctx context.Context, b *bench) (err error) {
 	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for last, still := int64(-1), 0; still < 8; still++ { // longer than news are gathered
+	for last, still := int64(-1), 0; still < 15; still++ { // three seconds, longer than news are gathered
 		select {
 		case <-life.Done():
 			return context.Cause(life)
