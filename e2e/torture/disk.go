@@ -177,7 +177,13 @@ func (d *Disk) unmount() (err error) {
 		}
 		<-time.After(50 * time.Millisecond)
 	}
-	return err
+	users, e := d.users()
+	var who []string
+	for _, pid := range users {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		who = append(who, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(text), "\x00", " ")))
+	}
+	return errors.Join(fmt.Errorf("%w; it is used by %q", err, who), e)
 }
 
 // Close removes the disk.

@@ -172,6 +172,13 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 					}
 					mu.Unlock()
 				}
+				if i >= len(points) {
+					return
+				}
+				// Without it the next ones would have nothing to do.
+				if err := again(ctx, p); err != nil && ctx.Err() == nil {
+					tally.illegal("after its last failpoint: %v", err)
+				}
 			})
 		}
 	}
@@ -218,6 +225,12 @@ func (*Points) crash(ctx context.Context, p *layout.Process, point string, nth i
 		}
 	}
 	return fmt.Errorf("%s passed %s and never came there again", p.Name, point)
+}
+
+// again starts a process that dies at no point any more.
+func again(ctx context.Context, p *layout.Process) error {
+	p.Kill()
+	return p.Start(ctx)
 }
 
 func (f *Points) Heal(ctx context.Context, s *Stage) error {
