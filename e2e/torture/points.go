@@ -172,8 +172,8 @@ func (f *Points) Meanwhile(ctx context.Context, s *Stage, tally *Tally) {
 					}
 					mu.Unlock()
 				}
-				if i >= len(points) {
-					return
+				if i >= len(points) || s.Short {
+					return // the next ones have few points, and live on what is under way
 				}
 				// Without it the next ones would have nothing to do.
 				if err := again(ctx, p); err != nil && ctx.Err() == nil {
