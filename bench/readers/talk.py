@@ -1,23 +1,21 @@
 """Steps of about a millisecond that say a lot, for who listens."""
 import argparse
-import os
-import sys
 import time
 
 import mlaas
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1000)
-steps = parser.parse_args().steps
+parser.add_argument("--block", type=int, default=500)
+args = parser.parse_args()
 line = "x" * 900
-print("begin", flush=True)
-begun = time.process_time()
-for i in range(steps):
+for i in range(args.steps):
+    if i % args.block == 0:
+        print("cpu", time.process_time(), flush=True)
     total = 0
     for k in range(12000):
         total += k * k
     mlaas.log({"loss": 1.0 / (i + 1)}, step=i)
     print(i, line, flush=True)
-used = time.process_time() - begun
-print("cpu", used, steps, flush=True)
+print("cpu", time.process_time(), flush=True)
 time.sleep(1)  # the supervisor is measured meanwhile
