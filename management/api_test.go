@@ -39,7 +39,10 @@ func (a *api) later(d time.Duration) { a.ahead.Add(int64(d)) }
 
 // store is what is read, where it is to be appended to.
 func (m *Management) store() *series.Store {
-	if r, ok := m.Series.(*away); ok {
+	switch r := m.Series.(type) {
+	case *away:
+		return r.Reader.(*series.Store)
+	case *slowCurves:
 		return r.Reader.(*series.Store)
 	}
 	return m.Series.(*series.Store)

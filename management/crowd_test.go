@@ -8,8 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/series"
 )
 
 func TestCrowdReadsOnce(t *testing.T) {
@@ -89,5 +91,48 @@ func TestCrowdReaderGoes(t *testing.T) {
 	}
 	if err := <-gone; !errors.Is(err, context.Canceled) {
 		t.Errorf("the first: %v", err)
+	}
+}
+
+// slowCurves is a reader whose curves are read until free is closed.
+type slowCurves struct {
+	series.Reader
+	come chan struct{} // one for each that is read
+	free chan struct{}
+}
+
+func (r *slowCurves) Points(ctx context.Context, q series.PointQuery) ([]series.Curve, error) {
+	r.come <- struct{}{}
+	<-r.free
+	return r.Reader.Points(ctx, q)
+}
+
+// The curves of a run are read for a few of those who come at once, and not for
+// all: each reading is held in memory until it is sent.
+func TestCurvesInTurns(t *testing.T) {
+	slow := &slowCurves{come: make(chan struct{}), free: make(chan struct{})}
+	a := start(t, func(m *Management) { slow.Reader, m.Series = m.Series, slow })
+	a.ready("j")
+	run := a.do("POST", "/api/job/j/run", nil).want(202).get("id").(string)
+	var all []*listener
+	for range readers + 4 {
+		all = append(all, a.listen().subscribe(Subscription{Topic: "metric", Run: mlaas.RunID(run)}))
+	}
+	for range readers {
+		<-slow.come
+	}
+	select {
+	case <-slow.come:
+		t.Errorf("more than %d read at the same time", readers)
+	case <-time.After(100 * time.Millisecond): // nothing tells that one does not come
+	}
+	close(slow.free)
+	go func() {
+		for range 4 {
+			<-slow.come
+		}
+	}()
+	for _, l := range all {
+		l.hears("snapshot")
 	}
 }

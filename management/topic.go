@@ -433,16 +433,20 @@ func (t *topic) points() error {
 	snapshot := func() (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		keys, err := t.m.Series.Keys(t.ctx, tenant, t.Run)
-		if err != nil {
-			return 0, err
-		}
-		at, err := last() // before reading: a point that comes meanwhile is in both, under one step
-		if err != nil {
-			return 0, err
-		}
-		curves, err := t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
-			Buckets: max(10, min(500, shownPoints/max(1, len(keys))))})
+		var at int64
+		var curves []series.Curve
+		err := crowd.turn(t.ctx, func() error {
+			keys, err := t.m.Series.Keys(t.ctx, tenant, t.Run)
+			if err != nil {
+				return err
+			}
+			if at, err = last(); err != nil { // before reading: a point that comes meanwhile is in both, under one step
+				return err
+			}
+			curves, err = t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
+				Buckets: max(10, min(500, shownPoints/max(1, len(keys))))})
+			return err
+		})
 		if err != nil {
 			return 0, err
 		}
