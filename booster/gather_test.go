@@ -44,6 +44,34 @@ func TestGathered(t *testing.T) {
 	})
 }
 
+// What a replica is blocked by is written at once, with that of the others of
+// its run: it is what its user looks for.
+func TestBlockedIsNotGathered(t *testing.T) {
+	const replicas = 20
+	bubble(t, func(f mlaas.Fence) scripted.Script {
+		return scripted.Script{Never: true}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": replicas})
+		before, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.ask(r, 1)
+		for i := range replicas {
+			if got := h.status(r, mlaas.ReplicaName(mlaas.Worker, i), 200*time.Millisecond, mlaas.ReplicaPending); got.Reason != "waiting for its place" {
+				t.Errorf("%s waits because %q", got.Fence.Replica, got.Reason)
+			}
+		}
+		after, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := after.Commits - before.Commits; n > 10 {
+			t.Errorf("%d commits for %d replicas", n, replicas)
+		}
+	})
+}
+
 // An end is not kept waiting, and comes after what came before.
 func TestEndIsNotGathered(t *testing.T) {
 	bubble(t, func(mlaas.Fence) scripted.Script {
