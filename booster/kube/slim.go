@@ -36,6 +36,7 @@ var (
 			6:  nil, // resourceVersion
 			9:  nil, // deletionTimestamp
 			11: nil, // labels
+			12: nil, // annotations: by one a watch says that it has told all there is
 		},
 		2: { // spec
 			2:  usedOfContainer, // containers

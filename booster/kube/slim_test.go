@@ -39,6 +39,7 @@ func full(t testing.TB) *corev1.Pod {
 		t.Fatal(err)
 	}
 	now := metav1.NewTime(time.Unix(1e9, 0))
+	p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"} // as the last of a watch that begins with all there is
 	p.UID, p.ResourceVersion, p.CreationTimestamp, p.DeletionTimestamp = "u", "77", now, &now
 	p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mlaas", Operation: "Update", FieldsV1: metav1.NewFieldsV1(strings.Repeat(" ", 900))}}
 	p.Spec.NodeName = "node-1"
@@ -82,7 +83,7 @@ func TestSlim(t *testing.T) {
 	}
 	status.PodIP = ""
 	want = &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp, Labels: m.Labels},
+		ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, ResourceVersion: m.ResourceVersion, DeletionTimestamp: m.DeletionTimestamp, Labels: m.Labels, Annotations: m.Annotations},
 		Spec:       corev1.PodSpec{NodeName: spec.NodeName, Affinity: spec.Affinity, Containers: containers(spec.Containers), InitContainers: containers(spec.InitContainers)},
 		Status:     status,
 	}
