@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, List
 
 from . import mark
 from ._checkpoint import Resumed, checkpoint, resume
+from ._evaluate import Evaluation, evaluate
 from ._log import flush, log
 from ._place import data
 from ._spread._sync import sync
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Resumed", "checkpoint", "config", "data", "flush", "is_chief", "log", "mark", "output",
+    "Evaluation", "Resumed", "checkpoint", "config", "data", "evaluate", "flush", "is_chief", "log", "mark", "output",
     "params", "rank", "resume", "role", "sync", "track", "world_size",
 ]
 

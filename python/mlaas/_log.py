@@ -25,6 +25,7 @@ EXIT = 5.0  # seconds that the end of the program waits at most
 _CHECKPOINT = "checkpoint"
 _PARAMS = "params"
 _NOTE = "note"
+_EVALUATION = "evaluation"
 _FOUND = "found"
 _FLUSH = "flush"
 
@@ -84,6 +85,11 @@ def record_note(kind: str, value: Dict[str, Any]) -> None:
     _recorder.put((_NOTE, {"kind": kind, "value": value}, 0))
 
 
+def record_evaluation(found: Dict[str, Any]) -> None:
+    """Record what evaluate found. It is not changed afterwards."""
+    _recorder.put((_EVALUATION, found, 0))
+
+
 class Recorder:
     """The queue and its thread. Its state belongs to one process: a fork gets
     a new one, and what waited stays with the parent."""
@@ -124,7 +130,7 @@ class Recorder:
         if self.off:
             return
         if len(self.queue) >= LIMIT:
-            if item[0] is not _CHECKPOINT and item[0] is not _FLUSH:
+            if item[0] is not _CHECKPOINT and item[0] is not _EVALUATION and item[0] is not _FLUSH:
                 self.dropped += 1
                 return
         self.queue.append(item)
@@ -253,6 +259,11 @@ class Recorder:
                 continue
             elif what is _PARAMS:
                 out.append({"params": {k: _plain(v) for k, v in a.items()}})
+            elif what is _EVALUATION:
+                if points:  # what was logged before is said before it
+                    out.append({"points": points})
+                    points = []
+                out.append({"evaluation": a})
             elif what is _NOTE:
                 out.append({"note": {"kind": a["kind"], "value": _plain(a["value"])}})
             else:
@@ -432,7 +443,7 @@ class Socket:
 
 
 class Files:
-    """By hand: metrics.jsonl, params.json and notes.jsonl in this run's folder."""
+    """By hand: metrics.jsonl, params.json, evaluations.jsonl and notes.jsonl in this run's folder."""
 
     def __init__(self) -> None:
         import json
@@ -460,6 +471,9 @@ class Files:
             if "params" in message:
                 self.params.update(message["params"])
                 self.write_params()
+            if "evaluation" in message:
+                with open(os.path.join(self.folder, "evaluations.jsonl"), "a", encoding="ascii") as f:
+                    f.write(self.json.dumps(message["evaluation"]) + "\n")
             if "note" in message:
                 with open(os.path.join(self.folder, "notes.jsonl"), "a", encoding="ascii") as f:
                     f.write(self.json.dumps(message["note"]) + "\n")
