@@ -32,7 +32,10 @@ type hub struct {
 }
 
 // kindsTold are the kinds of records of which a hub tells.
-var kindsTold = []string{"job", "run", "runstate", "replica", "session"}
+var kindsTold = []string{"job", "run", "runstate", "replica", "session", "version", "draft", "doc"}
+
+// kindsNamed are those of which what they hold is read anew.
+var kindsNamed = []string{"version", "draft", "doc"}
 
 // keepRecent is how many changes a hub keeps.
 const keepRecent = 512
@@ -160,8 +163,12 @@ func (h *hub) begin(known int64) {
 	h.ring()
 }
 
-// take keeps a change.
+// take keeps a change. Of texts, which are large and change with each key that
+// is pressed, it keeps that they changed.
 func (h *hub) take(c store.Change) {
+	if slices.Contains(kindsNamed, c.Row.Key.Kind) {
+		c.Row.Data = nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.recent) == keepRecent {

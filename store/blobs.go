@@ -23,6 +23,12 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 		var v mlaas.Version
 		err = json.Unmarshal(row.Data, &v)
 		add(&trees, v.Bundle)
+	case "draft":
+		var v mlaas.Draft
+		err = json.Unmarshal(row.Data, &v)
+		for _, f := range v.Files {
+			add(&others, f.Digest)
+		}
 	case "run": // its version may be gone with an edit of the future; the run keeps it
 		var v mlaas.Run
 		err = json.Unmarshal(row.Data, &v)
@@ -62,5 +68,5 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 
 // NamesBlobs are the kinds of records for which Blobs may say something.
 func NamesBlobs() []string {
-	return []string{"version", "run", "dataset", "checkpoint", "replica", "launch", "lock"}
+	return []string{"version", "draft", "run", "dataset", "checkpoint", "replica", "launch", "lock"}
 }

@@ -49,6 +49,21 @@ func Versions(db Driver) Records[mlaas.Version] {
 		}}
 }
 
+// Drafts are written by management. ID: JobID.
+func Drafts(db Driver) Records[mlaas.Draft] {
+	return Records[mlaas.Draft]{DB: db, Kind: "draft",
+		Key: func(d mlaas.Draft) (mlaas.Tenant, string) { return d.Tenant, string(d.Job) }}
+}
+
+// Docs are written by management. ID: "JOB/DOC".
+func Docs(db Driver) Records[mlaas.Doc] {
+	return Records[mlaas.Doc]{DB: db, Kind: "doc",
+		Key: func(d mlaas.Doc) (mlaas.Tenant, string) { return d.Tenant, DocKey(d.Job, d.ID) }}
+}
+
+// DocKey is the ID of the record of a draft's text.
+func DocKey(job mlaas.JobID, doc string) string { return string(job) + "/" + doc }
+
 // VersionKey is the ID of a version's record.
 func VersionKey(job mlaas.JobID, number int) string { return fmt.Sprintf("%s/%08d", job, number) }
 
