@@ -39,7 +39,7 @@ import (
 // A Subscription asks for one topic.
 type Subscription struct {
 	ID      string      `json:"id"`                // chosen by the client, repeated in each event
-	Topic   string      `json:"topic"`             // job | replica | log | metric
+	Topic   string      `json:"topic"`             // job | replica | log | metric | kernel
 	Job     string      `json:"job,omitempty"`     // topic job: this one alone; by id or name
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
 	Replica string      `json:"replica,omitempty"` // topics replica, log and metric: this one alone
@@ -74,7 +74,7 @@ const (
 )
 
 type streamIn struct {
-	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log or metric" example:"job"`
+	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric or kernel" example:"job"`
 	Job     string      `query:"job" doc:"Topic job: this one alone"`
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
 	Replica string      `query:"replica" doc:"Topics replica, log and metric: this one alone" example:"worker-0"`
@@ -230,12 +230,12 @@ func (s Subscription) check() error {
 	switch s.Topic {
 	case "job":
 		return nil
-	case "replica", "log", "metric":
+	case "replica", "log", "metric", "kernel":
 		if s.Run == "" {
 			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
-		return mlaas.Invalid("topic", "job, replica, log or metric", s.Topic)
+		return mlaas.Invalid("topic", "job, replica, log, metric or kernel", s.Topic)
 	}
 	if _, err := regexp.Compile(s.Grep); err != nil {
 		return mlaas.Invalid("grep", "a regular expression (RE2): "+err.Error(), s.Grep)
