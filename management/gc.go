@@ -144,7 +144,7 @@ func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error
 	// between the rest is found by it another day.
 	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}}
 	for _, r := range runs {
-		for _, kind := range []string{"replica", "launch", "checkpoint", "delivery"} {
+		for _, kind := range []string{"replica", "launch", "checkpoint", "evaluation", "delivery"} {
 			parts = append(parts, store.Query{Kind: kind, Tenant: j.Tenant, Prefix: string(r.Value.ID) + "/"})
 		}
 		parts = append(parts,

@@ -32,7 +32,7 @@ type hub struct {
 }
 
 // kindsTold are the kinds of records of which a hub tells.
-var kindsTold = []string{"job", "run", "runstate", "replica", "session"}
+var kindsTold = []string{"job", "run", "runstate", "replica", "evaluation", "session"}
 
 // keepRecent is how many changes a hub keeps.
 const keepRecent = 512

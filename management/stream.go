@@ -39,10 +39,10 @@ import (
 // A Subscription asks for one topic.
 type Subscription struct {
 	ID      string      `json:"id"`                // chosen by the client, repeated in each event
-	Topic   string      `json:"topic"`             // job | replica | log | metric
+	Topic   string      `json:"topic"`             // job | replica | log | metric | evaluation
 	Job     string      `json:"job,omitempty"`     // topic job: this one alone; by id or name
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
-	Replica string      `json:"replica,omitempty"` // topics replica, log and metric: this one alone
+	Replica string      `json:"replica,omitempty"` // topics replica, log, metric and evaluation: this one alone
 	Grep    string      `json:"grep,omitempty"`    // topic log: lines that match (RE2)
 	Tail    *int        `json:"tail,omitempty"`    // topic log: lines in the snapshot, at most 2000; 100 where not stated
 	From    *int64      `json:"from,omitempty"`    // go on after this sequence number, without a snapshot
@@ -74,10 +74,10 @@ const (
 )
 
 type streamIn struct {
-	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log or metric" example:"job"`
+	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric or evaluation" example:"job"`
 	Job     string      `query:"job" doc:"Topic job: this one alone"`
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
-	Replica string      `query:"replica" doc:"Topics replica, log and metric: this one alone" example:"worker-0"`
+	Replica string      `query:"replica" doc:"Topics replica, log, metric and evaluation: this one alone" example:"worker-0"`
 	Grep    string      `query:"grep" doc:"Topic log: lines that match this regular expression (RE2)"`
 	Tail    *int        `query:"tail" minimum:"0" doc:"Topic log: lines in the snapshot, at most 2000; 100 where not said"`
 	From    *int64      `query:"from" minimum:"0" doc:"Go on after this sequence number, without a snapshot"`
@@ -230,12 +230,12 @@ func (s Subscription) check() error {
 	switch s.Topic {
 	case "job":
 		return nil
-	case "replica", "log", "metric":
+	case "replica", "log", "metric", "evaluation":
 		if s.Run == "" {
 			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
-		return mlaas.Invalid("topic", "job, replica, log or metric", s.Topic)
+		return mlaas.Invalid("topic", "job, replica, log, metric or evaluation", s.Topic)
 	}
 	if _, err := regexp.Compile(s.Grep); err != nil {
 		return mlaas.Invalid("grep", "a regular expression (RE2): "+err.Error(), s.Grep)

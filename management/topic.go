@@ -45,6 +45,8 @@ func (t *topic) serve() {
 		err = t.jobs()
 	case "replica":
 		err = t.replicas()
+	case "evaluation":
+		err = t.evaluations()
 	case "log":
 		err = t.lines()
 	case "metric":
