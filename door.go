@@ -27,6 +27,7 @@ type Up struct {
 	Beat       *Beat           `json:"beat,omitempty"`
 	Phase      *Phase          `json:"phase,omitempty"`
 	Checkpoint *CheckpointMade `json:"checkpoint,omitempty"`
+	Evaluation *EvaluationMade `json:"evaluation,omitempty"` // only where Welcome.Evaluations
 }
 
 // Down is what the door answers: exactly one field is set.
@@ -56,6 +57,8 @@ type Hello struct {
 type Welcome struct {
 	Log    int64 `json:"log"` // the last sequence number of each stream, 0 for none
 	Metric int64 `json:"metric"`
+
+	Evaluations bool `json:"evaluations,omitempty"` // it takes Up.Evaluation
 }
 
 // The streams of a replica.
@@ -63,6 +66,7 @@ const (
 	LogStream        = "log"
 	MetricStream     = "metric"
 	CheckpointStream = "checkpoint" // acknowledged by step; it has no frames
+	EvaluationStream = "evaluation" // acknowledged by Seq; it has no frames
 )
 
 // A Frame is a batch of one stream. Sequence numbers start at 1 in each

@@ -266,15 +266,6 @@ func (d *Distribution) UnmarshalJSON(data []byte) error {
 // Modes are the ways of making code trackable (paper §4.4).
 var Modes = []string{"plain", "guiding", "annotation", "nonintrusive", "composed"}
 
-// Evaluation says what counts as good, for the UI and for results.
-type Evaluation struct {
-	Task      string   `json:"task,omitempty"`      // classification, regression, ...
-	Metric    string   `json:"metric,omitempty"`    // the primary one
-	Direction string   `json:"direction,omitempty"` // max | min; empty: by the metric's name
-	Labels    []string `json:"labels,omitempty"`
-	Charts    []string `json:"charts,omitempty"`
-}
-
 // JobStatus is where the newest run of a job stands.
 type JobStatus struct {
 	State  State  `json:"state"`
@@ -287,7 +278,8 @@ type JobStatus struct {
 type Results struct {
 	Run         RunID             `json:"run"`
 	State       State             `json:"state"`
-	Metrics     map[string]Number `json:"metrics"` // the last value of each key
+	Metrics     map[string]Number `json:"metrics"`          // the last value of each key
+	Judged      *Judged           `json:"judged,omitempty"` // by its headline metric, where one is known
 	Step        int64             `json:"step"`
 	Checkpoints int               `json:"checkpoints"`
 	Artifacts   int               `json:"artifacts"`
@@ -398,8 +390,8 @@ func (j *JobSpec) Check() error {
 	if err := j.checkComposed(); err != nil {
 		return err
 	}
-	if d := j.Evaluation.Direction; d != "" && d != "max" && d != "min" {
-		return Invalid("evaluation.direction", "max or min", d)
+	if err := j.Evaluation.check(); err != nil {
+		return In("evaluation", err)
 	}
 	return CheckRules(j.Rules)
 }

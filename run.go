@@ -210,6 +210,7 @@ type Replica struct {
 	Heard    time.Time         `json:"heard,omitzero"` // the supervisor's last word, to 30 s
 	Step     int64             `json:"step"`
 	Metrics  map[string]Number `json:"metrics,omitempty"` // the last value of each key, to 2 s; at most 256 keys
+	Best     map[string]Best   `json:"best,omitempty"`    // of those of the same keys whose direction is known
 	Usage    Usage             `json:"usage"`
 	Outputs  Digest            `json:"outputs,omitempty"`  // tree of what it left in $MLAAS_OUTPUT
 	Data     []Fetched         `json:"data,omitempty"`     // what its sources gave, in this attempt or the one before

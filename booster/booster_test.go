@@ -1086,6 +1086,67 @@ func TestCheckpoints(t *testing.T) {
 	})
 }
 
+// What a program evaluated is recorded once, where its content is here and its
+// attempt is the newest.
+func TestEvaluations(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		f := h.silent(r, 1)
+		line := h.hello(f, mlaas.ReplicaReady)
+		content, _, err := h.boost.Monitor().Put(h.ctx, strings.NewReader(`{"format": 1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := func(seq int64, name string, d mlaas.Digest) {
+			t.Helper()
+			e := &mlaas.EvaluationMade{Seq: seq, Name: name, Step: 7, Task: "binary", Rows: 3, Scores: map[string]mlaas.Number{"accuracy": 0.5}, Content: d}
+			if err := line.Send(h.ctx, mlaas.Up{Evaluation: e}); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				d, err := line.Receive(h.ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if d.Ack != nil && d.Ack.Stream == mlaas.EvaluationStream && d.Ack.Seq == seq {
+					return
+				}
+			}
+		}
+		made(1, "val", content)
+		made(1, "val", content) // said again
+		made(2, "", content)
+		made(3, "test", mlaas.Digest("sha256:"+strings.Repeat("0", 64)))
+		all, err := store.Evaluations(h.db).All(h.ctx, store.Query{Tenant: r.Tenant, Prefix: "run1/"})
+		if err != nil || len(all) != 1 {
+			t.Fatalf("recorded %+v, %v; want val alone", all, err)
+		}
+		if e := all[0].Value; e.Name != "val" || e.Step != 7 || e.Content != content || e.Epoch != 1 || e.Replica != "worker-0" || e.Scores["accuracy"] != 0.5 {
+			t.Errorf("recorded %+v", e)
+		}
+		rep, _ := h.replica(r, "worker-0")
+		refused := 0
+		for _, e := range rep.History {
+			if strings.HasPrefix(e.Reason, "the evaluation ") {
+				refused++
+			}
+		}
+		if refused != 2 {
+			t.Errorf("the history tells of %d refused, want 2: %+v", refused, rep.History)
+		}
+		h.move(r, func(s *mlaas.RunState) { s.Epoch = 2 })
+		line.Send(h.ctx, mlaas.Up{Evaluation: &mlaas.EvaluationMade{Seq: 4, Name: "late", Task: "binary", Content: content}})
+		for {
+			if _, err := line.Receive(h.ctx); err != nil {
+				break
+			}
+		}
+		if all, _ := store.Evaluations(h.db).All(h.ctx, store.Query{Tenant: r.Tenant, Prefix: "run1/"}); len(all) != 1 {
+			t.Error("an evaluation of an attempt that is over was recorded")
+		}
+	})
+}
+
 // An environment that a supervisor resolved is kept for its own run, once.
 func TestLock(t *testing.T) {
 	bubble(t, mute, func(h *house) {

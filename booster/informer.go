@@ -75,6 +75,8 @@ type cell struct {
 	mu      sync.Mutex
 	step    int64
 	metrics map[string]mlaas.Number
+	best    map[string]best // of each key in metrics
+	judged  mlaas.Evaluation
 	usage   *mlaas.Usage
 	reason  string
 	heard   time.Time
@@ -85,12 +87,37 @@ type cell struct {
 	watch   *watch
 }
 
+// A best is the best value of a key so far; direction is empty where nobody
+// knows which way is better.
+type best struct {
+	mlaas.Best
+	direction string
+	set       bool
+}
+
+// better keeps the best value of a key. The lock is held.
+func (c *cell) better(p mlaas.Point) {
+	b, known := c.best[p.Key]
+	if !known {
+		b.direction = mlaas.DirectionOf(p.Key)
+		if p.Key == c.judged.Metric && c.judged.Direction != "" {
+			b.direction = c.judged.Direction
+		}
+	}
+	if b.direction != "" && !math.IsNaN(float64(p.Value)) && (!b.set || b.Better(p.Value, b.direction)) {
+		b.Best, b.set = mlaas.Best{Value: p.Value, Step: p.Step}, true
+		c.best[p.Key] = b
+	} else if !known {
+		c.best[p.Key] = b
+	}
+}
+
 func (i *informer) cell(f mlaas.Fence) *cell {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	c := i.cells[f]
 	if c == nil {
-		c = &cell{metrics: map[string]mlaas.Number{}, wake: make(chan struct{}, 1)}
+		c = &cell{metrics: map[string]mlaas.Number{}, best: map[string]best{}, wake: make(chan struct{}, 1)}
 		i.cells[f] = c
 	}
 	return c
@@ -151,6 +178,7 @@ func (c *cell) points(now time.Time, points []mlaas.Point) {
 			c.step = max(c.step, p.Step)
 			if _, ok := c.metrics[p.Key]; ok || len(c.metrics) < maxKeys {
 				c.metrics[p.Key] = p.Value
+				c.better(p)
 			}
 		}
 	})
@@ -172,6 +200,16 @@ func (c *cell) pour(r *mlaas.Replica) {
 			if _, ok := r.Metrics[k]; ok || len(r.Metrics) < maxKeys {
 				r.Metrics[k] = v
 			}
+		}
+		for k, b := range c.best {
+			old, had := r.Best[k]
+			if _, measured := r.Metrics[k]; !b.set || !measured || had && !old.Better(b.Value, b.direction) {
+				continue
+			}
+			if r.Best == nil {
+				r.Best = map[string]mlaas.Best{}
+			}
+			r.Best[k] = b.Best
 		}
 	}
 	if c.usage != nil {
@@ -297,7 +335,7 @@ func known(err error) error {
 // changes all the time.
 func alike(a, b mlaas.Replica) bool {
 	for _, r := range []*mlaas.Replica{&a, &b} {
-		r.Heard, r.Step, r.Metrics, r.Usage = time.Time{}, 0, nil, mlaas.Usage{}
+		r.Heard, r.Step, r.Metrics, r.Best, r.Usage = time.Time{}, 0, nil, nil, mlaas.Usage{}
 	}
 	return reflect.DeepEqual(a, b)
 }

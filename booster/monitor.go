@@ -83,7 +83,7 @@ type conn struct {
 // tell sends m when the line has room. It never waits.
 func (c *conn) tell(m mlaas.Down) {
 	c.mu.Lock()
-	if a := m.Ack; a != nil && a.Stream != checkpointStream {
+	if a := m.Ack; a != nil && a.Stream != checkpointStream && a.Stream != mlaas.EvaluationStream {
 		c.acks[a.Stream] = max(c.acks[a.Stream], a.Seq)
 	} else {
 		c.out = append(c.out, m)
@@ -303,7 +303,7 @@ func (m *Monitor) Serve(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	}
 	log, metric := m.b.Series.Durable(fence)
 	c.next = map[string]int64{mlaas.LogStream: log + 1, mlaas.MetricStream: metric + 1}
-	if err := line.Send(ctx, mlaas.Down{Welcome: &mlaas.Welcome{Log: log, Metric: metric}}); err != nil {
+	if err := line.Send(ctx, mlaas.Down{Welcome: &mlaas.Welcome{Log: log, Metric: metric, Evaluations: true}}); err != nil {
 		return err
 	}
 	if r, err = m.hello(ctx, c, hello); err != nil {
@@ -314,11 +314,13 @@ func (m *Monitor) Serve(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	}
 
 	made := make(chan mlaas.CheckpointMade, 8)
+	evaluated := make(chan mlaas.EvaluationMade, 8)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.hear(ctx, c, made) })
+	g.Go(func() error { return m.hear(ctx, c, made, evaluated) })
 	g.Go(func() error { return m.send(ctx, c) })
 	g.Go(func() error { return m.tend(ctx, c) })
 	g.Go(func() error { return m.checkpoints(ctx, c, made) })
+	g.Go(func() error { return m.evaluations(ctx, c, evaluated) })
 	g.Go(func() error {
 		if err := m.direct(ctx, c); err != nil && ctx.Err() == nil {
 			m.b.Log.Error("tell a replica what to do", "run", fence.Run, "replica", fence.Replica, "error", err)
@@ -384,6 +386,7 @@ func (m *Monitor) learn(ctx context.Context, c *conn) error {
 	defer c.cell.mu.Unlock()
 	if c.cell.watch == nil { // a line that broke may have been as far
 		c.cell.watch = m.b.watching(run, role)
+		c.cell.judged = run.Spec.Evaluation
 	}
 	return nil
 }
@@ -413,7 +416,7 @@ func (m *Monitor) hello(ctx context.Context, c *conn, h *mlaas.Hello) (mlaas.Rep
 }
 
 // hear takes what the supervisor says, in its order.
-func (m *Monitor) hear(ctx context.Context, c *conn, made chan<- mlaas.CheckpointMade) error {
+func (m *Monitor) hear(ctx context.Context, c *conn, made chan<- mlaas.CheckpointMade, evaluated chan<- mlaas.EvaluationMade) error {
 	for {
 		up, err := c.line.Receive(ctx)
 		if err != nil {
@@ -440,6 +443,12 @@ func (m *Monitor) hear(ctx context.Context, c *conn, made chan<- mlaas.Checkpoin
 		case up.Checkpoint != nil:
 			select {
 			case made <- *up.Checkpoint:
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+		case up.Evaluation != nil:
+			select {
+			case evaluated <- *up.Evaluation:
 			case <-ctx.Done():
 				err = context.Cause(ctx)
 			}

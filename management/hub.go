@@ -34,10 +34,11 @@ type hub struct {
 }
 
 // kindsTold are the kinds of records of which a hub tells.
-var kindsTold = []string{"job", "run", "runstate", "replica", "session", "version", "draft", "doc", "execution"}
+var kindsTold = []string{"job", "run", "runstate", "replica", "session", "version", "draft", "doc", "execution", "evaluation"}
 
 // kindsNamed are those of which what they hold is read anew.
 var kindsNamed = []string{"version", "draft", "doc"}
+var kindsTold = []string{"job", "run", "runstate", "replica", "evaluation", "session"}
 
 // keepRecent is how many changes a hub keeps.
 const keepRecent = 512

@@ -272,6 +272,10 @@ func (m *Management) resultsOfRun(ctx context.Context, s mlaas.RunState) (*mlaas
 	if err != nil {
 		return nil, err
 	}
+	run, _, err := store.Runs(m.DB).Get(ctx, s.Tenant, string(s.Run))
+	if err != nil {
+		return nil, err
+	}
 	// They are in the order of roles: the chief is the first, or worker 0.
 	if len(replicas) > 0 {
 		first := replicas[0]
@@ -279,6 +283,7 @@ func (m *Management) resultsOfRun(ctx context.Context, s mlaas.RunState) (*mlaas
 		if first.Metrics != nil {
 			res.Metrics = first.Metrics
 		}
+		res.Judged = run.Spec.Evaluation.Judge(first)
 	}
 	for _, r := range replicas {
 		files, err := m.outputsOf(ctx, r)

@@ -48,6 +48,7 @@ func (m *Management) routes() []route {
 		{"POST /api/job/{id}/restore", "restoreJob", "Bring a deleted job back, by its id or the name it had", auth.Member, writes(m, 200, m.restoreJob)},
 		{"GET /api/job/{id}/code/{versionId}/file/{path...}", "getFile", "Read one file of a version as it is", auth.Member, raw(200, octets, m.getFile)},
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
+		{"GET /api/job/{id}/judged", "judgeJob", "Read which metric a job is judged by and why, how each of its newest 200 runs did by it, and which is the best", auth.Member, reads(200, m.judgeJob)},
 		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
 
 		{"GET /api/job/{id}/kernel", "getKernel", "Read where the kernel of a job stands: docs/reference/kernel.md", auth.Member, reads(200, m.getKernel)},
@@ -73,6 +74,8 @@ func (m *Management) routes() []route {
 		{"GET /api/run/{id}/node", "listRunReplicas", "List the replicas of a run", auth.Member, reads(200, m.listRunNodes)},
 		{"GET /api/run/{id}/log", "getRunLog", "Read or follow what all replicas of a run write, in the order of arrival", auth.Member, raw(200, ndjson, m.runLog).gives(new(RunLine))},
 		{"GET /api/run/{id}/metric", "getRunMetrics", "Read the curves of a run", auth.Member, reads(200, m.runMetric)},
+		{"GET /api/run/{id}/evaluation", "listEvaluations", "List what a run's program evaluated, newest first", auth.Member, reads(200, m.listEvaluations)},
+		{"GET /api/run/{id}/evaluation/{name...}", "getEvaluation", "Read one evaluation whole, the newest of its name where not said; with ?format=csv one chart of it as a table", auth.Member, raw(200, "application/json", m.getEvaluation).gives(new(mlaas.EvaluationContent)).as("text/csv")},
 		{"GET /api/run/{id}/checkpoint", "listCheckpoints", "List the checkpoints of a run, newest first", auth.Member, reads(200, m.listCheckpoints)},
 		{"GET /api/run/{id}/artifact", "listArtifacts", "List the files that a run left in $MLAAS_OUTPUT", auth.Member, reads(200, m.listArtifacts)},
 		{"GET /api/run/{id}/artifact/{replica}/{path...}", "getArtifact", "Read one of those files as it is", auth.Member, raw(200, octets, m.getArtifact)},

@@ -39,11 +39,11 @@ import (
 // A Subscription asks for one topic.
 type Subscription struct {
 	ID      string      `json:"id"`                // chosen by the client, repeated in each event
-	Topic   string      `json:"topic"`             // job | replica | log | metric | draft | kernel
+	Topic   string      `json:"topic"`             // job | replica | log | metric | draft | kernel | evaluation
 	Job     string      `json:"job,omitempty"`     // topic job: this one alone; topic draft: whose; by id or name
 	Doc     string      `json:"doc,omitempty"`     // topic draft: the edits of this text
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
-	Replica string      `json:"replica,omitempty"` // topics replica, log and metric: this one alone
+	Replica string      `json:"replica,omitempty"` // topics replica, log, metric and evaluation: this one alone
 	Grep    string      `json:"grep,omitempty"`    // topic log: lines that match (RE2)
 	Tail    *int        `json:"tail,omitempty"`    // topic log: lines in the snapshot, at most 2000; 100 where not stated
 	From    *int64      `json:"from,omitempty"`    // go on after this sequence number, without a snapshot
@@ -75,11 +75,11 @@ const (
 )
 
 type streamIn struct {
-	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric, draft or kernel" example:"job"`
+	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric, draft, kernel or evaluation" example:"job"`
 	Job     string      `query:"job" doc:"Topic job: this one alone; topic draft: whose"`
 	Doc     string      `query:"doc" doc:"Topic draft: the edits of this text"`
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
-	Replica string      `query:"replica" doc:"Topics replica, log and metric: this one alone" example:"worker-0"`
+	Replica string      `query:"replica" doc:"Topics replica, log, metric and evaluation: this one alone" example:"worker-0"`
 	Grep    string      `query:"grep" doc:"Topic log: lines that match this regular expression (RE2)"`
 	Tail    *int        `query:"tail" minimum:"0" doc:"Topic log: lines in the snapshot, at most 2000; 100 where not said"`
 	From    *int64      `query:"from" minimum:"0" doc:"Go on after this sequence number, without a snapshot"`
@@ -237,12 +237,12 @@ func (s Subscription) check() error {
 			return mlaas.Invalid("job", "the id or the name of a job", s.Job)
 		}
 		return nil
-	case "replica", "log", "metric", "kernel":
+	case "replica", "log", "metric", "kernel", "evaluation":
 		if s.Run == "" {
 			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
-		return mlaas.Invalid("topic", "job, replica, log, metric, draft or kernel", s.Topic)
+		return mlaas.Invalid("topic", "job, replica, log, metric, draft, kernel or evaluation", s.Topic)
 	}
 	if _, err := regexp.Compile(s.Grep); err != nil {
 		return mlaas.Invalid("grep", "a regular expression (RE2): "+err.Error(), s.Grep)

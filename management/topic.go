@@ -47,6 +47,8 @@ func (t *topic) serve() {
 		err = t.replicas()
 	case "draft":
 		err = t.drafts()
+	case "evaluation":
+		err = t.evaluations()
 	case "log":
 		err = t.lines()
 	case "metric":

@@ -46,6 +46,10 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 		var v mlaas.Checkpoint
 		err = json.Unmarshal(row.Data, &v)
 		add(&trees, v.Tree)
+	case "evaluation":
+		var v mlaas.Evaluated
+		err = json.Unmarshal(row.Data, &v)
+		add(&others, v.Content)
 	case "replica":
 		var v mlaas.Replica
 		err = json.Unmarshal(row.Data, &v)
@@ -72,5 +76,5 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 
 // NamesBlobs are the kinds of records for which Blobs may say something.
 func NamesBlobs() []string {
-	return []string{"version", "draft", "run", "dataset", "checkpoint", "replica", "launch", "lock"}
+	return []string{"version", "draft", "run", "dataset", "checkpoint", "replica", "launch", "lock", "evaluation"}
 }

@@ -186,6 +186,15 @@ func Checkpoints(db Driver) Records[mlaas.Checkpoint] {
 		}}
 }
 
+// Evaluations are written by booster. ID: "RUN/EPOCH/STEP/REPLICA/NAME", with the
+// numbers padded so that the last under "RUN/" is the newest.
+func Evaluations(db Driver) Records[mlaas.Evaluated] {
+	return Records[mlaas.Evaluated]{DB: db, Kind: "evaluation",
+		Key: func(e mlaas.Evaluated) (mlaas.Tenant, string) {
+			return e.Tenant, fmt.Sprintf("%s/%08d/%020d/%s/%s", e.Run, e.Epoch, e.Step, e.Replica, e.Name)
+		}}
+}
+
 // Datasets are written by management. ID: "NAME/00000001".
 func Datasets(db Driver) Records[mlaas.Dataset] {
 	return Records[mlaas.Dataset]{DB: db, Kind: "dataset",

@@ -70,6 +70,7 @@ type Supervisor struct {
 	leave     chan struct{} // closed when there is nothing left to say
 	left      chan struct{} // closed when the conversation is over for good
 	keeping   *keeper
+	evaluated *evaluations
 	program   *program
 	opens     opener
 }
@@ -119,6 +120,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	g, life := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.converse(life) })
 	g.Go(func() error { return s.keeping.run(life) })
+	g.Go(func() error { return s.evaluated.run(life) })
 	g.Go(func() error { s.watchGPUs(life); return nil })
 	g.Go(func() error {
 		defer cancel(errStopped)
@@ -184,6 +186,9 @@ func (s *Supervisor) open() (err error) {
 		return err
 	}
 	if s.keeping, err = openKeeper(s); err != nil {
+		return err
+	}
+	if s.evaluated, err = openEvaluations(s); err != nil {
 		return err
 	}
 	if s.Drain {
@@ -381,7 +386,7 @@ func (s *Supervisor) poke() {
 
 // delivered reports whether the door has everything that it shall have.
 func (s *Supervisor) delivered() bool {
-	return s.lines.delivered() && s.points.delivered() && s.keeping.delivered()
+	return s.lines.delivered() && s.points.delivered() && s.keeping.delivered() && s.evaluated.delivered()
 }
 
 // listen closes quiet when there was no door for too long.

@@ -72,6 +72,7 @@ type talk struct {
 	metric flow
 	phase  int // the last that was said
 	made   map[*mlaas.CheckpointMade]bool
+	told   map[*mlaas.EvaluationMade]bool
 	beat   time.Time
 }
 
@@ -83,7 +84,7 @@ type flow struct {
 }
 
 func (s *Supervisor) talk(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.Down]) error {
-	t := &talk{Supervisor: s, line: line, made: map[*mlaas.CheckpointMade]bool{}, beat: s.Now()}
+	t := &talk{Supervisor: s, line: line, made: map[*mlaas.CheckpointMade]bool{}, told: map[*mlaas.EvaluationMade]bool{}, beat: s.Now()}
 	closed := false
 	defer func() {
 		if !closed {
@@ -111,6 +112,7 @@ func (s *Supervisor) talk(ctx context.Context, line mlaas.Line[mlaas.Up, mlaas.D
 		return err
 	}
 	t.logs.next, t.metric.next = down.Welcome.Log+1, down.Welcome.Metric+1
+	s.evaluated.welcomed(down.Welcome.Evaluations)
 	s.keeping.bump()
 	if p.Status.Final() {
 		s.announce()
@@ -232,6 +234,8 @@ func (t *talk) acked(a mlaas.Ack) error {
 		return t.points.ack(a.Seq)
 	case checkpointStream:
 		t.keeping.acked(a.Seq)
+	case mlaas.EvaluationStream:
+		t.evaluated.acked(a.Seq)
 	}
 	return nil
 }
@@ -255,6 +259,14 @@ func (t *talk) round(ctx context.Context) (next time.Duration, err error) {
 		if !t.made[c] {
 			t.made[c] = true
 			if err := t.line.Send(ctx, mlaas.Up{Checkpoint: c}); err != nil {
+				return 0, err
+			}
+		}
+	}
+	for _, e := range t.evaluated.made() {
+		if !t.told[e] {
+			t.told[e] = true
+			if err := t.line.Send(ctx, mlaas.Up{Evaluation: e}); err != nil {
 				return 0, err
 			}
 		}

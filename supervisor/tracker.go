@@ -183,7 +183,8 @@ type said struct {
 		Kind  string          `json:"kind"`
 		Value json.RawMessage `json:"value"`
 	} `json:"note"`
-	Dropped int64 `json:"dropped"`
+	Evaluation json.RawMessage `json:"evaluation"`
+	Dropped    int64           `json:"dropped"`
 }
 
 // A point is [key, step, time, value]. One that is not right does not spoil
@@ -238,6 +239,11 @@ func (t *tracker) hear(line []byte) {
 		t.s.measured(points, lost)
 	}
 	t.learn(m)
+	if m.Evaluation != nil {
+		if err := t.s.evaluated.take(m.Evaluation); err != nil {
+			t.s.tell(fmt.Sprintf("an evaluation was not kept: %v", err))
+		}
+	}
 	if c := m.Checkpoint; c != nil {
 		best := ""
 		if c.Best != nil && clean(*c.Best) && len(*c.Best) <= maxKey {
