@@ -2,8 +2,9 @@
 // number that it heard, so a lost connection leaves no gap and doubles nothing.
 
 export type Ask = {
-  topic: "job" | "replica" | "log" | "metric";
+  topic: "job" | "replica" | "log" | "metric" | "draft";
   job?: string;
+  doc?: string;
   run?: string;
   replica?: string;
   grep?: string;

@@ -5,9 +5,9 @@ import { QueryClient, skipToken, useQuery, useQueryClient } from "@tanstack/reac
 import { createContext, useContext, useEffect, useSyncExternalStore } from "react";
 import { Problem } from "./client";
 import { Hub, type Ask, type Event, type Link, type Socket } from "./hub";
-import { curves, jobs, log, replicas, type JobEvent } from "./topics";
+import { curves, draft, jobs, log, replicas, type JobEvent } from "./topics";
 
-type Reduce<T> = (known: T | undefined, heard: Event[]) => T;
+type Reduce<T> = (known: T | undefined, heard: Event[]) => T | undefined;
 
 const every = 100; // milliseconds between two changes of a topic in the page
 const linger = 5000; // after the last who showed it
@@ -113,6 +113,14 @@ export const useJobs = () => useTopic(everyJob, jobs);
 export const useReplicas = (run: string | undefined) => useTopic(run ? { topic: "replica", run } : undefined, replicas);
 export const useCurves = (run: string | undefined) => useTopic(run ? { topic: "metric", run } : undefined, curves);
 
+/** The draft of a job. Refused is why it has none. */
+export function useDraft(job: string) {
+  const ask: Ask = { topic: "draft", job };
+  const data = useTopic(ask, draft);
+  const refused = useQuery<{ detail?: string }>({ queryKey: ["refused", ask], queryFn: skipToken, staleTime: Infinity }).data;
+  return { draft: data, refused: refused?.detail };
+}
+
 /** Follows the log of a run, or the lines of it that match. Refused is why not. */
 export function useLog(run: string | undefined, only: { replica?: string | undefined; grep?: string | undefined }) {
   const ask: Ask | undefined = run
@@ -146,7 +154,7 @@ export function newLive(cache: QueryClient): Live {
   hub.onLink(() => {
     const now = hub.link.state;
     // What came by requests may have changed while nobody told.
-    if (now === "live" && before === "away") void cache.invalidateQueries({ predicate: (q) => q.queryKey[0] !== "topic" && q.queryKey[0] !== "refused" });
+    if (now === "live" && before === "away") void cache.invalidateQueries({ predicate: (q) => !["topic", "refused", "doc"].includes(String(q.queryKey[0])) });
     before = now;
   });
   window.addEventListener("online", () => hub.hurry());
