@@ -145,7 +145,7 @@ func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error
 	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"},
 		{Kind: "doc", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}, {Kind: "draft", Tenant: j.Tenant, Prefix: string(j.ID)}}
 	for _, r := range runs {
-		for _, kind := range []string{"replica", "launch", "checkpoint", "delivery"} {
+		for _, kind := range []string{"replica", "launch", "checkpoint", "delivery", "execution"} {
 			parts = append(parts, store.Query{Kind: kind, Tenant: j.Tenant, Prefix: string(r.Value.ID) + "/"})
 		}
 		parts = append(parts,

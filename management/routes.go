@@ -50,6 +50,18 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/run", "listJobRuns", "List the runs of a job, newest first", auth.Member, reads(200, m.listJobRuns)},
 		{"POST /api/job/{id}/rule/dry-run", "tryRules", "Try action rules on a run that was: what would have fired, when and why. Nothing is done", auth.Member, reads(200, m.tryRules)},
 
+		{"GET /api/job/{id}/kernel", "getKernel", "Read where the kernel of a job stands: docs/reference/kernel.md", auth.Member, reads(200, m.getKernel)},
+		{"POST /api/job/{id}/kernel", "startKernel", "Start the kernel of a job: an interactive Python in its environment. Where one lives, it is that, with 200", auth.Member, writes(m, 202, m.startKernel).or(200)},
+		{"POST /api/job/{id}/kernel/stop", "stopKernel", "Stop the kernel of a job", auth.Member, writes(m, 202, m.stopKernel)},
+		{"POST /api/job/{id}/kernel/restart", "restartKernel", "Begin the kernel of a job again, with nothing of what it knew", auth.Member, reads(200, m.restartKernel)},
+		{"POST /api/job/{id}/kernel/interrupt", "interruptKernel", "Interrupt what a kernel executes, and drop what waits", auth.Member, reads(200, m.interruptKernel)},
+		{"POST /api/job/{id}/kernel/execute", "execute", "Execute code in the kernel of a job, which is started where none lives. What it says is topic kernel of the live stream", auth.Member, writes(m, 202, m.execute)},
+		{"GET /api/job/{id}/kernel/execution", "listExecutions", "List what a kernel was given to execute and how it went, newest first", auth.Member, reads(200, m.listExecutions)},
+		{"POST /api/job/{id}/kernel/input", "kernelInput", "Answer what a program asks its user", auth.Member, reads(200, m.kernelInput)},
+		{"POST /api/job/{id}/kernel/complete", "kernelComplete", "Say what may stand at a place in some code, by what the kernel knows now", auth.Member, reads(200, m.kernelComplete)},
+		{"POST /api/job/{id}/kernel/inspect", "kernelInspect", "Say what is known of the name at a place in some code", auth.Member, reads(200, m.kernelInspect)},
+		{"GET /api/job/{id}/kernel/variables", "listVariables", "List the variables of a kernel", auth.Member, reads(200, m.kernelVariables)},
+
 		{"POST /api/job/{id}/eject", "ejectJob", "Make a composed job an ordinary one: its program becomes its code, to be changed", auth.Member, writes(m, 200, m.ejectJob)},
 		{"POST /api/compose", "compose", "Say what the composed network of a job comes to: shapes, parameters, what is wrong, its program. Nothing is kept", auth.Member, reads(200, m.composeJob)},
 		{"GET /api/template", "listTemplates", "List the templates of guiding mode, with their files", auth.Member, reads(200, m.listTemplates)},

@@ -39,7 +39,7 @@ import (
 // A Subscription asks for one topic.
 type Subscription struct {
 	ID      string      `json:"id"`                // chosen by the client, repeated in each event
-	Topic   string      `json:"topic"`             // job | replica | log | metric | draft
+	Topic   string      `json:"topic"`             // job | replica | log | metric | kernel | draft
 	Job     string      `json:"job,omitempty"`     // topic job: this one alone; topic draft: whose; by id or name
 	Doc     string      `json:"doc,omitempty"`     // topic draft: the edits of this text
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
@@ -75,7 +75,7 @@ const (
 )
 
 type streamIn struct {
-	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric or draft" example:"job"`
+	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric, kernel or draft" example:"job"`
 	Job     string      `query:"job" doc:"Topic job: this one alone; topic draft: whose"`
 	Doc     string      `query:"doc" doc:"Topic draft: the edits of this text"`
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
@@ -237,12 +237,12 @@ func (s Subscription) check() error {
 			return mlaas.Invalid("job", "the id or the name of a job", s.Job)
 		}
 		return nil
-	case "replica", "log", "metric":
+	case "replica", "log", "metric", "kernel":
 		if s.Run == "" {
 			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
-		return mlaas.Invalid("topic", "job, replica, log, metric or draft", s.Topic)
+		return mlaas.Invalid("topic", "job, replica, log, metric, kernel or draft", s.Topic)
 	}
 	if _, err := regexp.Compile(s.Grep); err != nil {
 		return mlaas.Invalid("grep", "a regular expression (RE2): "+err.Error(), s.Grep)

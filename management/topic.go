@@ -51,6 +51,8 @@ func (t *topic) serve() {
 		err = t.lines()
 	case "metric":
 		err = t.points()
+	case "kernel":
+		err = t.events()
 	}
 	if err != nil && t.ctx.Err() == nil {
 		if mlaas.KindOf(err).Status >= 500 {

@@ -34,6 +34,10 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 		err = json.Unmarshal(row.Data, &v)
 		add(&trees, v.Version.Bundle)
 		add(&others, v.Spec.Environment.Lock)
+	case "execution":
+		var v mlaas.KernelExecution
+		err = json.Unmarshal(row.Data, &v)
+		add(&trees, v.Bundle)
 	case "dataset":
 		var v mlaas.Dataset
 		err = json.Unmarshal(row.Data, &v)
