@@ -4,6 +4,7 @@
 import { QueryClient, skipToken, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useSyncExternalStore } from "react";
 import { Problem } from "./client";
+import { said } from "../live/outputs";
 import { Hub, type Ask, type Event, type Link, type Socket } from "./hub";
 import { curves, draft, jobs, log, replicas, type JobEvent } from "./topics";
 
@@ -120,6 +121,9 @@ export function useDraft(job: string) {
   const refused = useQuery<{ detail?: string }>({ queryKey: ["refused", ask], queryFn: skipToken, staleTime: Infinity }).data;
   return { draft: data, refused: refused?.detail };
 }
+
+/** What a kernel said, from its beginning. */
+export const useSaid = (run: string | undefined) => useTopic(run ? { topic: "kernel", run, from: 0 } : undefined, said);
 
 /** Follows the log of a run, or the lines of it that match. Refused is why not. */
 export function useLog(run: string | undefined, only: { replica?: string | undefined; grep?: string | undefined }) {

@@ -14,8 +14,12 @@ import { Log } from "../log/Log";
 import { Failed } from "../shell/Failed";
 import { final, Status } from "../shell/Status";
 import { when } from "../shell/words";
+import { failureIn } from "../live/outputs";
+import { knows, useKernel } from "../live/kernel";
+import { Live } from "../live/Live";
 import { laneOf, type Kept, type Together } from "./collab";
-import { Editor } from "./Editor";
+import { Editor, pieceOf } from "./Editor";
+import type { Piece } from "./cells";
 import { Files } from "./Files";
 
 /** A word by which the edits of one editor are known; nobody has to guess it. */
@@ -169,6 +173,19 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
     if (p === path) set({ file: left.at(-1), at: undefined });
   };
 
+  // Code that is run at once, in a Python that stays. Each run is of a version.
+  const kernel = useKernel(job.id);
+  const alive = kernel.state === "idle" || kernel.state === "busy";
+  const also = useMemo(() => (alive && path?.endsWith(".py") ? knows(job.id) : undefined), [alive, path, job.id]);
+  const failures = useMemo(() => (path ? failureIn(kernel.executions, path) : []), [kernel.executions, path]);
+  const runLive = async (piece: Piece) => {
+    if (piece.code.trim() === "" || path === undefined) return;
+    try {
+      await kernel.execute({ code: piece.code, path, line: piece.line, version: `v${await version()}` });
+    } catch {
+      // each has said what failed
+    }
+  };
   const view = useRef<EditorView>(undefined);
   const replicas = useReplicas(run?.id);
   const text = path === undefined ? undefined : content.data?.content?.[path];
@@ -187,6 +204,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
           data={[{ value: "text", label: "Text" }, { value: "diff", label: "Changes" }, { value: "prepared", label: "As it runs" }]} />
         {search.show === "diff" && <Select label="Against" size="xs" w={130} allowDeselect={false} value={against ? String(against) : null} placeholder="nothing"
           data={(versions.data ?? []).map((v) => ({ value: String(v.number), label: `v${v.number}` }))} onChange={(v) => v && set({ against: v })} />}
+        {edits && path?.endsWith(".py") && <Button size="xs" variant="light" disabled={!together} onClick={() => view.current && void runLive(pieceOf(view.current, true))} aria-keyshortcuts="Shift+Control+Enter">Run file live</Button>}
         {edits && <Button size="xs" variant="default" disabled={!dirty} loading={save.isPending} onClick={saveIt} aria-keyshortcuts="Control+S">{dirty ? `Save as v${newest + 1}` : "Saved"}</Button>}
         {dirty && draft.base > 0 && <Sure label="Give up changes" sure="Really give them up?" act={() => reset.mutate(draft.base)} />}
         {!edits && draft && number && <Button size="xs" variant="default" loading={reset.isPending} onClick={() => reset.mutate(number)}>Go back to v{number}</Button>}
@@ -228,12 +246,13 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
                 </Group>
               )}
             </Group>
-            {edits && together && <Editor key={`${path} ${opening}`} path={together.doc.path} text="" with={together} base={base} people={besides} line={Number(search.at) || undefined} save={saveIt} run={() => {}} made={(v) => { view.current = v; }} />}
+            {edits && together && <Editor key={`${path} ${opening}`} path={together.doc.path} text="" with={together} base={base} people={besides} line={Number(search.at) || undefined} failures={failures} also={also} save={saveIt} run={(piece) => void runLive(piece)} made={(v) => { view.current = v; }} />}
             {!edits && path !== undefined && text !== undefined && <Editor key={path} path={path} text={text} base={base} line={Number(search.at) || undefined} save={() => {}} run={() => {}} />}
             {edits && doc.error && <Failed error={doc.error} again={() => again((n) => n + 1)} />}
             {edits && path !== undefined && doc.isLoading && <Text role="status">Opening {path}…</Text>}
             {!edits && path !== undefined && text === undefined && content.data && <Text c="dimmed">{path} is not text. <Anchor underline="always" href={`/api/job/${job.id}/code/v${number}/file/${path}`}>Download it</Anchor></Text>}
           </div>
+          {edits && <Live kernel={kernel} to={(file, line) => open(file, line)} />}
         </div>
       )}
       {run && (

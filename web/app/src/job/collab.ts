@@ -49,6 +49,7 @@ class Peer {
   ) {
     this.end = t.hub.subscribe({ topic: "draft", job: t.job, doc: t.doc.doc }, (e) => this.hear(e));
     this.beats = setInterval(() => this.plan(0), beat);
+    window.addEventListener("pagehide", this.leave);
     this.plan(still); // to say that one is here
   }
 
@@ -59,11 +60,18 @@ class Peer {
     } else if (u.selectionSet) this.plan(still);
   }
 
+  /** Says that one has gone, also while the page is being closed. */
+  private readonly leave = () => {
+    const body = JSON.stringify({ doc: this.t.doc.doc, version: getSyncedVersion(this.view.state), client: this.t.client });
+    void fetch(`/api/job/${this.t.job}/draft/push`, { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive: true }).catch(() => {}); // it is forgotten soon anyway
+  };
+
   destroy() {
+    window.removeEventListener("pagehide", this.leave);
     this.end();
     clearInterval(this.beats);
     clearTimeout(this.turn);
-    if (!this.done) void this.say([], "").catch(() => {}); // it has gone, or is forgotten soon
+    if (!this.done) this.leave();
     this.done = true;
   }
 
