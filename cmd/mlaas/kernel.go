@@ -64,7 +64,7 @@ func (c *cli) kernelCommand() *cobra.Command {
 						file = fmt.Sprintf("%s:%d", e.Path, e.Line)
 					}
 					code, _, _ := strings.Cut(strings.TrimSpace(e.Code), "\n")
-					t.row(e.ID, e.State, began, took, file, cut(code, 40), e.Error)
+					t.row(e.ID, e.State, began, took, file, clipped(code, 40), e.Error)
 					names = append(names, e.ID)
 				}
 				return c.show(all, names, t.String)
@@ -85,8 +85,8 @@ func (c *cli) kernelCommand() *cobra.Command {
 	}
 }
 
-// cut is s, or what fits of it.
-func cut(s string, n int) string {
+// clipped is s, or what fits of it.
+func clipped(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		return string(r[:n-1]) + "…"
 	}
