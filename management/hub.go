@@ -38,7 +38,6 @@ var kindsTold = []string{"job", "run", "runstate", "replica", "session", "versio
 
 // kindsNamed are those of which what they hold is read anew.
 var kindsNamed = []string{"version", "draft", "doc"}
-var kindsTold = []string{"job", "run", "runstate", "replica", "evaluation", "session"}
 
 // keepRecent is how many changes a hub keeps.
 const keepRecent = 512
