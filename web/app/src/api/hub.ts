@@ -2,7 +2,7 @@
 // number that it heard, so a lost connection leaves no gap and doubles nothing.
 
 export type Ask = {
-  topic: "job" | "replica" | "log" | "metric";
+  topic: "job" | "replica" | "log" | "metric" | "evaluation";
   job?: string;
   run?: string;
   replica?: string;

@@ -5,7 +5,7 @@ import { QueryClient, skipToken, useQuery, useQueryClient } from "@tanstack/reac
 import { createContext, useContext, useEffect, useSyncExternalStore } from "react";
 import { Problem } from "./client";
 import { Hub, type Ask, type Event, type Link, type Socket } from "./hub";
-import { curves, jobs, log, replicas, type JobEvent } from "./topics";
+import { curves, evaluations, jobs, log, replicas, type JobEvent } from "./topics";
 
 type Reduce<T> = (known: T | undefined, heard: Event[]) => T;
 
@@ -112,6 +112,7 @@ const everyJob: Ask = { topic: "job" };
 export const useJobs = () => useTopic(everyJob, jobs);
 export const useReplicas = (run: string | undefined) => useTopic(run ? { topic: "replica", run } : undefined, replicas);
 export const useCurves = (run: string | undefined) => useTopic(run ? { topic: "metric", run } : undefined, curves);
+export const useEvaluations = (run: string | undefined) => useTopic(run ? { topic: "evaluation", run } : undefined, evaluations);
 
 /** Follows the log of a run, or the lines of it that match. Refused is why not. */
 export function useLog(run: string | undefined, only: { replica?: string | undefined; grep?: string | undefined }) {
