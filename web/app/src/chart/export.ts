@@ -33,7 +33,9 @@ export function svgOf(drawn: SVGSVGElement): string {
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   copy.setAttribute("width", String(box.width));
   copy.setAttribute("height", String(box.height));
-  copy.setAttribute("style", `background: ${getComputedStyle(document.body).backgroundColor}`);
+  const ground = document.createElementNS("http://www.w3.org/2000/svg", "rect"); // no style: the page's policy has none
+  for (const [k, v] of Object.entries({ width: box.width, height: box.height, fill: getComputedStyle(document.body).backgroundColor })) ground.setAttribute(k, String(v));
+  copy.prepend(ground);
   return new XMLSerializer().serializeToString(copy);
 }
 

@@ -51,8 +51,8 @@ export function Compare() {
                     <Table.Td>{when(r?.created)}</Table.Td>
                     <Table.Td>
                       <Group gap={4} wrap="nowrap">
-                        {i > 0 && <Button size="compact-xs" variant="default" aria-label={`Compare with ${n}`} onClick={() => set([n, ...names.filter((o) => o !== n)])}>First</Button>}
-                        <Button size="compact-xs" variant="default" aria-label={`Take ${n} away`} onClick={() => set(names.filter((o) => o !== n))}>Remove</Button>
+                        {i > 0 && <Button size="compact-xs" variant="default" aria-label={`First: compare with ${n}`} onClick={() => set([n, ...names.filter((o) => o !== n)])}>First</Button>}
+                        <Button size="compact-xs" variant="default" aria-label={`Remove ${n}`} onClick={() => set(names.filter((o) => o !== n))}>Remove</Button>
                       </Group>
                     </Table.Td>
                   </Table.Tr>
@@ -163,12 +163,17 @@ function Curves({ runs }: { runs: Run[] }) {
   const own = useCurves(first.id);
   const measured = useMeasured(runs);
   const [more, show] = useState(charts);
-  const keys = useMemo(() => [...new Set((measured ?? []).flatMap((m) => [...m.keys()]))].sort((a, b) => count(measured!, b) - count(measured!, a) || natural(a, b)), [measured]);
+  const [words, set] = useState("");
+  // What most runs have first, and of that what the program logs before what evaluations add.
+  const every = useMemo(() => [...new Set((measured ?? []).flatMap((m) => [...m.keys()]))].sort((a, b) => count(measured!, b) - count(measured!, a) || Number(a.includes("/")) - Number(b.includes("/")) || natural(a, b)), [measured]);
+  const keys = every.filter((k) => k.toLowerCase().includes(words.toLowerCase()));
   const others = useMemo(() => runs.slice(1).map((r) => ({ run: r.id, label: nameOf(r) })), [runs]);
   if (!measured) return <Text role="status">Asking for what was measured…</Text>;
-  if (keys.length === 0) return <Text>None of them has measured anything.</Text>;
+  if (every.length === 0) return <Text>None of them has measured anything.</Text>;
   return (
     <>
+      <TextInput size="xs" w={200} mb="sm" label={`Keys (${every.length})`} placeholder="part of a name" value={words} onChange={(e) => set(e.currentTarget.value)} />
+      {keys.length === 0 && <Text c="dimmed">No key is called so.</Text>}
       <div className="charts">
         {keys.slice(0, more).map((key) => (
           <section key={key} aria-label={key}>

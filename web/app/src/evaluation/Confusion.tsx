@@ -55,8 +55,8 @@ function Grid({ matrix, parts, by, name }: { matrix: number[][]; parts: number[]
               <tr key={i}>
                 <th scope="row">{name(i)}</th>
                 {row.map((_, j) => (
-                  <td key={j} role="gridcell" data-cell={`${i} ${j}`} tabIndex={at[0] === i && at[1] === j ? 0 : -1} aria-label={said(i, j)} title={said(i, j)} onFocus={() => move([i, j])}
-                    style={{ background: `color-mix(in srgb, var(${i === j ? "--lane-2" : "--lane-1"}) ${Math.round(parts[i]![j]! * 45)}%, transparent)` }}>{shown(i, j)}</td>
+                  <td key={j} role="gridcell" data-cell={`${i} ${j}`} tabIndex={at[0] === i && at[1] === j ? 0 : -1} aria-label={`${shown(i, j)}: ${said(i, j)}`} title={said(i, j)} onFocus={() => move([i, j])}
+                    style={{ background: `color-mix(in srgb, var(${i === j ? "--lane-2" : "--lane-1"}) calc(var(--cell) * ${parts[i]![j]!.toFixed(3)}), transparent)` }}>{shown(i, j)}</td>
                 ))}
               </tr>
             ))}

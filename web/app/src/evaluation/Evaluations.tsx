@@ -13,7 +13,7 @@ export function Evaluations({ run }: { run: Run }) {
   const search = useSearch({ from: "/jobs/$job/$tab" });
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
   if (!all || all.length === 0) return null;
-  const names = [...new Set(all.toReversed().map((e) => e.name))];
+  const names = [...new Set(all.toSorted((a, b) => b.created.localeCompare(a.created)).map((e) => e.name))];
   const name = search.eval && names.includes(search.eval) ? search.eval : names[0]!;
   const history = all.filter((e) => e.name === name);
   const at = history.findLast((e) => id(e) === search.step || String(e.step) === search.step) ?? history.at(-1)!;

@@ -36,6 +36,8 @@ function Curves({ job, run }: { job: Job; run: Run }) {
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
   const set = (to: Partial<typeof search>) => void navigate({ search: (s) => ({ ...s, ...to }), replace: true });
   const primary = useQuery(judgedQuery(job.id)).data?.headline?.metric;
+  const [opened, open] = useState<string[]>(); // groups; the first ones until somebody says otherwise
+  const [listed, list] = useState(50); // groups
   const asked = useDeferredValue(search.key?.toLowerCase() ?? "");
   const charts = useMemo(() => {
     const byKey = new Map<string, Curve[]>();
@@ -60,6 +62,7 @@ function Curves({ job, run }: { job: Job; run: Run }) {
   if (curves && charts.length === 0) {
     return <Text>Nothing was measured yet. What the program logs is drawn by itself: <Code>mlaas.log({"{"}"loss": loss{"}"}, step)</Code></Text>;
   }
+  const shown = opened ?? groups.map(([g]) => `=${g}`).slice(0, 4);
   const usual = Number(run.spec.evaluation.smoothing ?? 0) || 0;
   const smooth = Math.min(0.99, Math.max(0, Number(search.smooth ?? usual) || 0));
   return (
@@ -80,16 +83,17 @@ function Curves({ job, run }: { job: Job; run: Run }) {
           )}
           <Anchor size="sm" underline="always" href={`/api/run/${run.id}/metric?buckets=0&limit=500`} download={`${run.jobName}-${run.number}-metrics.json`}>Every point as JSON</Anchor>
         </Group>
-        {groups.length === 1 && groups[0]![0] === "" ? <Group1 of={groups[0]![1]} {...{ run, others, smooth, search }} /> : (
-          <Accordion multiple variant="separated" order={2} defaultValue={groups.map(([g]) => g || "other").slice(0, 4)}>
-            {groups.map(([g, of]) => (
-              <Accordion.Item key={g} value={g || "other"}>
+        {groups.length === 1 && groups[0]![0] === "" ? <Some of={groups[0]![1]} {...{ run, others, smooth, search }} /> : (
+          <Accordion multiple variant="separated" order={2} value={shown} onChange={open}>
+            {groups.slice(0, listed).map(([g, of]) => (
+              <Accordion.Item key={g} value={`=${g}`}>
                 <Accordion.Control>{g ? `${g} (${of.length})` : `no group (${of.length})`}</Accordion.Control>
-                <Accordion.Panel><Group1 of={of} {...{ run, others, smooth, search }} /></Accordion.Panel>
+                <Accordion.Panel>{shown.includes(`=${g}`) && <Some of={of} {...{ run, others, smooth, search }} />}</Accordion.Panel>
               </Accordion.Item>
             ))}
           </Accordion>
         )}
+        {groups.length > listed && <Group><Button variant="default" size="xs" onClick={() => list(listed + 200)}>{groups.length - listed} more groups</Button></Group>}
         {asked && groups.length === 0 && <Text c="dimmed">No key is called so.</Text>}
       </Stack>
     </section>
@@ -97,7 +101,7 @@ function Curves({ job, run }: { job: Job; run: Run }) {
 }
 
 /** The charts of one group: some, and more where they are asked for. */
-function Group1({ of, run, others, smooth, search }: { of: [string, Curve[]][]; run: Run; others: Other[]; smooth: number; search: { log?: "y" | undefined; table?: "y" | undefined } }) {
+function Some({ of, run, others, smooth, search }: { of: [string, Curve[]][]; run: Run; others: Other[]; smooth: number; search: { log?: "y" | undefined; table?: "y" | undefined } }) {
   const [more, setMore] = useState(0);
   const shown = of.slice(0, firstShown + more);
   return (

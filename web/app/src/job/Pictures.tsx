@@ -1,6 +1,6 @@
 import { Anchor, Select, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import type { Run } from "../api/client";
 import { artifactsQuery } from "../api/queries";
 import { natural } from "../api/topics";
@@ -13,6 +13,30 @@ const most = 24;
 export function stepOf(path: string): number | undefined {
   const found = [...path.replace(/\.[^.]*$/, "").matchAll(/\d+/g)].at(-1);
   return found ? Number(found[0]) : undefined;
+}
+
+const types: Record<string, string> = { png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp", svg: "image/svg+xml" };
+
+/** One picture. Files of programs are served as bytes alone; what kind this one is follows from its name. */
+function Picture({ at, name }: { at: string; name: string }) {
+  const got = useQuery({
+    queryKey: ["picture", at],
+    staleTime: Infinity,
+    queryFn: async () => {
+      const response = await fetch(at);
+      if (!response.ok) throw new Error(`the answer was ${response.status}`);
+      return new Blob([await response.arrayBuffer()], { type: types[name.toLowerCase().replace(/.*\./, "")] ?? "" });
+    },
+  });
+  const [url, set] = useState<string>();
+  useEffect(() => {
+    if (!got.data) return;
+    const made = URL.createObjectURL(got.data);
+    set(made);
+    return () => URL.revokeObjectURL(made);
+  }, [got.data]);
+  if (got.error) return <Text size="xs">{name} could not be read: {got.error.message}.</Text>;
+  return <a href={at} download aria-label={`${name}, as a file`}>{url && <img src={url} alt={name} style={{ maxWidth: "100%", maxHeight: 300 }} />}</a>;
 }
 
 /** Pictures and figures that a run left, by the step that their names say. */
@@ -33,7 +57,7 @@ export function Pictures({ run }: { run: Run }) {
       <div className="charts">
         {shown.slice(0, more).map((f) => (
           <figure key={`${f.replica}/${f.path}`} style={{ margin: 0 }}>
-            <a href={href(f)} aria-label={`${f.path} of ${f.replica}, alone`}><img src={href(f)} alt="" loading="lazy" style={{ maxWidth: "100%", maxHeight: 300 }} /></a>
+            <Picture at={href(f)} name={f.path} />
             <figcaption><Text size="xs" style={{ overflowWrap: "anywhere" }}>{f.path.replace(/^mlaas\/figures\//, "")}{f.step !== undefined ? ` · step ${f.step}` : ""} · {f.replica}</Text></figcaption>
           </figure>
         ))}
