@@ -75,7 +75,8 @@ function Plot({ name, curves, smooth, log, zoom }: Pick<Props, "name" | "curves"
     const made = new uPlot({
       width: Math.max(200, e.clientWidth),
       height: 200,
-      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      scales: { x: { time: false, range: (_, least, most) => (least === most ? [least - 1, most + 1] : [least, most]) }, // one step is in the middle
+        y: { distr: log ? 3 : 1 } },
       axes: [{ ...axis, size: 34 }, { ...axis, size: 56, values: (_, ticks) => ticks.map((t) => (t === null ? "" : value(t, 3))) }],
       cursor: { drag: { x: true, y: false, setScale: false } },
       legend: { live: true },
