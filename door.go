@@ -83,7 +83,7 @@ type Frame struct {
 // longer one.
 type LogLine struct {
 	Time   time.Time `json:"time"`
-	Stream string    `json:"stream"`         // stdout | stderr | platform; ContainerStream is of no supervisor
+	Stream string    `json:"stream"`         // stdout | stderr | platform | kernel; ContainerStream is of no supervisor
 	Text   string    `json:"line"`           // valid UTF-8, without the newline
 	Part   int       `json:"part,omitempty"` // 1, 2, ... where one line was cut
 }
@@ -91,6 +91,10 @@ type LogLine struct {
 // ContainerStream is the stream of lines that an executor kept of a replica
 // whose supervisor never delivered one.
 const ContainerStream = "container"
+
+// KernelStream is the stream of what a kernel says: each line is the JSON of a
+// [KernelEvent].
+const KernelStream = "kernel"
 
 // MaxLine is where lines are cut.
 const MaxLine = 64 << 10
@@ -174,6 +178,13 @@ type Open struct {
 	Term     string   `json:"term,omitempty"`     // what kind of terminal, as $TERM says it
 	Port     int      `json:"port,omitempty"`     // instead of a command
 	Look     string   `json:"look,omitempty"`     // instead of a command: one of Looks; only where Hello.Recipes is not 0
+
+	Kernel *OpenKernel `json:"kernel,omitempty"` // instead of a command: lines of JSON to and from its kernel
+}
+
+// OpenKernel says what a kernel has before it is asked.
+type OpenKernel struct {
+	Bundle Digest `json:"bundle,omitempty"` // the files in the folder of its code; empty: those that it has
 }
 
 // Looks are what can be found out of the Python processes of a program. The

@@ -68,10 +68,14 @@ const (
 	Worker    = "worker"
 	PS        = "ps"
 	Evaluator = "evaluator"
+	Kernel    = "kernel" // of a run that is one; no job asks for it
 )
 
 // RoleOrder is the order in which roles are numbered, started and shown.
-var RoleOrder = []string{Chief, Worker, PS, Evaluator}
+var RoleOrder = []string{Chief, Worker, PS, Evaluator, Kernel}
+
+// JobRoles are the roles that a job may ask for.
+var JobRoles = []string{Chief, Worker, PS, Evaluator}
 
 // A Role says how many replicas of a kind a run has, and what each one needs.
 type Role struct {
@@ -357,8 +361,8 @@ func (j *JobSpec) Check() error {
 		return In("environment", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(j.Roles)) {
-		if !slices.Contains(RoleOrder, name) {
-			return Invalid("roles", "roles named "+strings.Join(RoleOrder, ", "), name)
+		if !slices.Contains(JobRoles, name) {
+			return Invalid("roles", "roles named "+strings.Join(JobRoles, ", "), name)
 		}
 		if err := j.Roles[name].check(name); err != nil {
 			return In("roles."+name, err)

@@ -130,8 +130,8 @@ func (o RuleOn) check() error {
 		}
 		return Invalid("on.status", "one of "+strings.Join(all, ", "), string(s))
 	}
-	if o.Role != "" && !slices.Contains(RoleOrder, o.Role) {
-		return Invalid("on.role", "one of "+strings.Join(RoleOrder, ", "), o.Role)
+	if o.Role != "" && !slices.Contains(JobRoles, o.Role) {
+		return Invalid("on.role", "one of "+strings.Join(JobRoles, ", "), o.Role)
 	}
 	if !o.Timed() {
 		return nil
@@ -155,7 +155,7 @@ func (r *Resize) check() error {
 	switch {
 	case r == nil:
 		return Invalid("resize", `{"to": N} or {"by": FACTOR}`, "empty")
-	case r.Role != "" && (!slices.Contains(RoleOrder, r.Role) || r.Role == Chief):
+	case r.Role != "" && (!slices.Contains(JobRoles, r.Role) || r.Role == Chief):
 		return Invalid("resize.role", "worker, ps or evaluator: there is one chief", r.Role)
 	case (r.To != 0) == (r.By != 0):
 		return Invalid("resize.to", "either to or by", r.To)

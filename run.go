@@ -16,11 +16,13 @@ type Run struct {
 	Tenant  Tenant  `json:"-"`
 	Job     JobID   `json:"job"`
 	JobName string  `json:"jobName"`
-	Number  int     `json:"number"` // people write NAME/7
+	Number  int     `json:"number"` // people write NAME/7; 0: it is a kernel
 	Version Version `json:"version"`
 	Spec    JobSpec `json:"spec"` // as it was when run was pressed, with the run's own parameters and roles
 	Wanted  Wanted  `json:"wanted"`
 	Why     string  `json:"why,omitempty"` // why it is to stop
+
+	Kernel *KernelSpec `json:"kernel,omitempty"` // it is a kernel; nil: it runs the program
 
 	// Anywhere is how often its user let it on every node again: what rules have
 	// excluded until then is forgotten.
@@ -66,6 +68,7 @@ type RunState struct {
 	Run     RunID  `json:"run"`
 	Tenant  Tenant `json:"-"`
 	Job     JobID  `json:"job"`
+	Kernel  bool   `json:"kernel,omitempty"` // it is no run of the program
 	State   State  `json:"state"`
 	Reason  string `json:"reason"`            // a sentence: why, what would end it, when it is expected
 	Verdict State  `json:"verdict,omitempty"` // while stopping: the final state that follows
@@ -285,6 +288,7 @@ type Launch struct {
 type Program struct {
 	Command   []string          `json:"command"`
 	Variables map[string]string `json:"variables"`
+	Kernel    *KernelSpec       `json:"kernel,omitempty"` // instead of a command
 }
 
 // DataTree is one input, resolved to what it is now.

@@ -70,19 +70,20 @@ type Booster struct {
 	Counts *Counts      // what it did; one may be kept over several boosters. nil: nobody asks
 	Trace  trace.Tracer // nil: nobody watches
 
-	once    sync.Once
-	begun   chan struct{} // closed when Run begins
-	life    context.Context
-	tasks   tasks
-	poke    chan struct{} // compare records with what runs, soon
-	place   *place
-	monitor *Monitor
-	inform  informer
-	others  neighbours
-	leaving departure
-	indexed atomic.Bool   // all live replicas of the cluster are found by it
-	writing chan struct{} // has one in it while the cluster's record is written
-	hooks   *http.Client
+	once     sync.Once
+	begun    chan struct{} // closed when Run begins
+	life     context.Context
+	tasks    tasks
+	poke     chan struct{} // compare records with what runs, soon
+	place    *place
+	monitor  *Monitor
+	inform   informer
+	others   neighbours
+	leaving  departure
+	indexed  atomic.Bool   // all live replicas of the cluster are found by it
+	writing  chan struct{} // has one in it while the cluster's record is written
+	starting chan struct{} // has one in it for each run that is being started
+	hooks    *http.Client
 }
 
 // A Series is what a booster needs of what replicas say: *series.Store has it.
@@ -107,8 +108,10 @@ const (
 	// whatever its token says.
 	tokenLife = 365 * 24 * time.Hour
 
-	// atOnce is how many replicas of one message are started or ended together.
-	atOnce = 16
+	// atOnce is how many replicas of one message are started or ended together,
+	// and runsAtOnce of how many runs replicas are started together.
+	atOnce     = 16
+	runsAtOnce = 3
 )
 
 func (b *Booster) init() {
@@ -126,7 +129,7 @@ func (b *Booster) init() {
 			b.MaxBlob = 1 << 40
 		}
 		b.begun = make(chan struct{})
-		b.poke, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
+		b.poke, b.writing, b.starting = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, runsAtOnce)
 		b.place = newPlace(b.Cluster, b.Executor)
 		b.inform.cells, b.inform.sights, b.inform.rules = map[mlaas.Fence]*cell{}, map[sight]time.Time{}, map[runKey][]rule.Rule{}
 		b.hooks = b.webhooks()
@@ -246,9 +249,30 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	}); err != nil {
 		return store.Batch{}, err
 	}
+	free, err := b.turn(ctx)
+	if err != nil {
+		return store.Batch{}, err
+	}
+	defer free()
 	return store.Batch{}, b.each(ctx, replicas, func(ctx context.Context, r mlaas.Replica) error {
 		return b.begin(ctx, run, r)
 	})
+}
+
+// turn waits until few other runs are being started: a cluster that is asked for
+// all at once is late with every replica, where it could have had the first runs
+// complete. One that answers nothing keeps nobody waiting for long.
+func (b *Booster) turn(ctx context.Context) (free func(), err error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case b.starting <- struct{}{}:
+		return func() { <-b.starting }, nil
+	case <-late.C:
+		return func() {}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // record writes what the run was granted, and returns the replicas that are to

@@ -74,6 +74,7 @@ type News struct {
 	Node     string
 	ExitCode *int // of the supervisor, where it ended by itself
 	OOM      bool
+	Blocked  bool // pending, and it does not go on before something else changes: Reason is to be read at once
 	NodeLost bool // lost, because its machine is: not the program's fault and not its supervisor's
 	Synced   bool // Fence is empty: what follows happened after Watch began
 }

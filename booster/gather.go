@@ -10,11 +10,19 @@ import (
 	"mlaas.dev/mlaas/store"
 )
 
-// gatherFor is how long news of a run wait for more of it. The replicas of a run
-// are asked for together, and each is in several states within a moment; what
-// they wait for is to be read by people. An end is not kept waiting, and neither
-// is what a replica says itself.
-const gatherFor = 2 * time.Second
+const (
+	// gatherFor is how long news of a run wait for more of it. The replicas of a
+	// run are asked for together, and each is in several states within a moment;
+	// what they wait for is to be read by people. An end is not kept waiting, and
+	// neither is what a replica says itself.
+	gatherFor = 2 * time.Second
+
+	// blockedFor is the same where a replica has come upon something that it
+	// waits for until somebody does something: the others of the run often come
+	// upon it too. It is of the first such news of a replica; those that follow
+	// are mostly the same in other words.
+	blockedFor = 100 * time.Millisecond
+)
 
 // A gathering keeps the news of a place that are not in the records yet.
 type gathering struct {
@@ -28,8 +36,10 @@ type gathering struct {
 
 // A pile is the news of one run, in the order in which they came.
 type pile struct {
-	news []News        // under the gathering's lock
-	now  chan struct{} // has one in it when they are not to wait
+	news    []News               // under the gathering's lock
+	blocked map[mlaas.Fence]bool // the same: those of which that is known
+	now     chan struct{}        // has one in it when they are not to wait
+	soon    chan struct{}        // has one in it when they are not to wait for long
 }
 
 // add takes news, which are written in their order. When ctx ends, all that is
@@ -40,16 +50,24 @@ func (g *gathering) add(ctx context.Context, n News) {
 	defer g.mu.Unlock()
 	p := g.piles[key]
 	if p == nil {
-		p = &pile{now: make(chan struct{}, 1)}
+		p = &pile{blocked: map[mlaas.Fence]bool{}, now: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
 		g.piles[key] = p
 		g.wait.Go(func() { g.tend(ctx, key, p) })
 	}
 	p.news = append(p.news, n)
-	if n.Status.Final() {
-		select {
-		case p.now <- struct{}{}:
-		default:
-		}
+	switch {
+	case n.Status.Final():
+		notify(p.now)
+	case n.Blocked && !p.blocked[n.Fence]:
+		p.blocked[n.Fence] = true
+		notify(p.soon)
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -57,11 +75,18 @@ func (g *gathering) add(ctx context.Context, n News) {
 func (g *gathering) tend(ctx context.Context, key runKey, p *pile) {
 	timer := time.NewTimer(gatherFor)
 	defer timer.Stop()
+	due := time.Now().Add(gatherFor)
 	for {
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-p.now:
+		case <-p.soon:
+			if early := time.Now().Add(blockedFor); early.Before(due) {
+				due = early
+				timer.Reset(blockedFor)
+			}
+			continue
 		}
 		g.slots <- struct{}{}
 		g.mu.Lock()
@@ -79,6 +104,7 @@ func (g *gathering) tend(ctx context.Context, key runKey, p *pile) {
 			return
 		}
 		timer.Reset(gatherFor)
+		due = time.Now().Add(gatherFor)
 	}
 }
 

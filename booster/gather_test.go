@@ -1,11 +1,14 @@
 package booster_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/booster/scripted"
 	"mlaas.dev/mlaas/store"
 )
@@ -32,6 +35,34 @@ func TestGathered(t *testing.T) {
 			got, _ := h.replica(r, mlaas.ReplicaName(mlaas.Worker, i))
 			if got.Status != mlaas.ReplicaPending || got.Reason != "its supervisor runs and is about to call" {
 				t.Errorf("%s is %s: %s", got.Fence.Replica, got.Status, got.Reason)
+			}
+		}
+		after, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := after.Commits - before.Commits; n > 10 {
+			t.Errorf("%d commits for %d replicas", n, replicas)
+		}
+	})
+}
+
+// What a replica is blocked by is written at once, with that of the others of
+// its run: it is what its user looks for.
+func TestBlockedIsNotGathered(t *testing.T) {
+	const replicas = 20
+	bubble(t, func(f mlaas.Fence) scripted.Script {
+		return scripted.Script{Never: true}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": replicas})
+		before, err := h.db.Stats(h.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.ask(r, 1)
+		for i := range replicas {
+			if got := h.status(r, mlaas.ReplicaName(mlaas.Worker, i), 200*time.Millisecond, mlaas.ReplicaPending); got.Reason != "waiting for its place" {
+				t.Errorf("%s waits because %q", got.Fence.Replica, got.Reason)
 			}
 		}
 		after, err := h.db.Stats(h.ctx)
@@ -82,4 +113,87 @@ func TestLiveOfBefore(t *testing.T) {
 		h.open()
 		h.status(r, "worker-0", time.Minute, mlaas.ReplicaLost)
 	})
+}
+
+// A slow place takes its time to start replicas, and notes of how many runs it
+// is asked at once.
+type slow struct {
+	booster.Executor
+	takes time.Duration // 0: it answers nothing
+
+	mu   sync.Mutex
+	runs map[mlaas.RunID]int
+	most int
+}
+
+func (s *slow) Start(ctx context.Context, r booster.Spec) error {
+	s.mu.Lock()
+	s.runs[r.Fence.Run]++
+	s.most = max(s.most, len(s.runs))
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.runs[r.Fence.Run]--; s.runs[r.Fence.Run] == 0 {
+			delete(s.runs, r.Fence.Run)
+		}
+	}()
+	if s.takes == 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	time.Sleep(s.takes)
+	return s.Executor.Start(ctx, r)
+}
+
+// Runs that are asked for at once are started a few at a time, so that the first
+// are complete early; where the cluster does not answer, none waits for another
+// for long.
+func TestFewRunsAtOnce(t *testing.T) {
+	const runs, replicas = 12, 10
+	tests := []struct {
+		name  string
+		takes time.Duration
+		most  int           // runs at once
+		first time.Duration // until one run is complete
+	}{
+		{"slow", time.Second, 3, 1100 * time.Millisecond},
+		{"silent", 0, runs, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, mute, func(h *house) {
+				place := &slow{takes: tt.takes, runs: map[mlaas.RunID]int{}}
+				h.end()
+				h.front = func(e booster.Executor) booster.Executor {
+					place.Executor = e
+					return place
+				}
+				h.open()
+				for i := range runs {
+					h.ask(run(mlaas.RunID(fmt.Sprintf("run%d", i)), map[string]int{"worker": replicas}), 1)
+				}
+				time.Sleep(tt.first)
+				complete := 0
+				for i := range runs {
+					started := 0
+					for k := range replicas {
+						started += h.place.Starts(fence(run(mlaas.RunID(fmt.Sprintf("run%d", i)), nil), 1, mlaas.ReplicaName(mlaas.Worker, k)))
+					}
+					if started == replicas {
+						complete++
+					}
+				}
+				if tt.first > 0 && complete != tt.most {
+					t.Errorf("after %s %d runs are complete, want %d", tt.first, complete, tt.most)
+				}
+				time.Sleep(15 * time.Second)
+				place.mu.Lock()
+				defer place.mu.Unlock()
+				if place.most != tt.most {
+					t.Errorf("%d runs were started at once, want %d", place.most, tt.most)
+				}
+			})
+		})
+	}
 }

@@ -49,7 +49,7 @@ func (c *Contractor) look(ctx context.Context, tenant mlaas.Tenant, id mlaas.Run
 	l.state, l.rev, err = store.RunStates(c.DB).Get(ctx, tenant, string(id))
 	switch {
 	case errors.Is(err, mlaas.ErrNotFound):
-		l.state = mlaas.RunState{Run: id, Tenant: tenant, Job: l.run.Job, State: mlaas.Created, Queued: l.now, Attempts: []mlaas.Attempt{}}
+		l.state = mlaas.RunState{Run: id, Tenant: tenant, Job: l.run.Job, Kernel: l.run.Kernel != nil, State: mlaas.Created, Queued: l.now, Attempts: []mlaas.Attempt{}}
 	case err != nil:
 		return store.Batch{}, err
 	case l.state.State.Final():
@@ -225,23 +225,26 @@ func (l *look) replica(name string) (r mlaas.Replica, ok bool) {
 
 // done reports whether chief and workers have all ended well.
 func (l *look) done() (sight, bool) {
-	n := 0
+	n, why := 0, "every worker ended with exit code 0"
 	names := l.names()
 	if len(names) == 0 { // its attempt gave back what it held; the records of an attempt are written all at once
 		names = slices.DeleteFunc(slices.Sorted(maps.Keys(l.replicas)), func(name string) bool { _, ok := l.replica(name); return !ok })
 	}
 	for _, name := range names {
 		r, ok := l.replica(name)
-		if role, _, _ := mlaas.SplitReplica(name); role != mlaas.Chief && role != mlaas.Worker {
+		if role, _, _ := mlaas.SplitReplica(name); role != mlaas.Chief && role != mlaas.Worker && role != mlaas.Kernel {
 			continue
 		}
 		if !ok || r.Status != mlaas.ReplicaSucceeded {
 			return sight{}, false
 		}
+		if r.Role == mlaas.Kernel {
+			why = r.Reason
+		}
 		n++
 	}
 	zero := 0
-	return sight{event: jobengine.WorkersDone, why: "every worker ended with exit code 0", exit: &zero}, n > 0
+	return sight{event: jobengine.WorkersDone, why: why, exit: &zero}, n > 0
 }
 
 // gone reports whether nothing of the attempt is left to wait for. A replica

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // crowds are who follows what runs say.
@@ -17,7 +18,9 @@ type crowds struct {
 // A crowd is who follows one run. A page of its lines or points is read and
 // encoded once for all of them: it is kept for a while, by where it begins, and
 // who comes there gets the same bytes. So clients that follow together cost one
-// reading, and those that do not take what they get all hold the same page.
+// reading, and those that do not take what they get all hold the same page. What
+// a newcomer is sent of the curves is a page as well, and a short while new
+// enough for those who come after: the pages that follow tell them the rest.
 type crowd struct {
 	n     int           // how many; held by crowds.mu
 	turns chan struct{} // holds one for each page that is read now
@@ -30,12 +33,15 @@ type crowd struct {
 const (
 	readers   = 8  // pages of one run that are read at the same time, over all connections
 	keepPages = 32 // of one run
+
+	newEnough = time.Second // a snapshot, for who comes then
 )
 
 // A pageKey is what a page is of, and the number that it begins with.
 type pageKey struct {
 	topic, replica, grep string
 	from                 int64
+	snapshot             bool // all up to now, in short; from is 0
 }
 
 // A page is some of what a run said, as it is sent.
@@ -104,8 +110,11 @@ func (c *crowd) page(ctx context.Context, k pageKey, read func() (json.RawMessag
 				p.data, p.to, err = read()
 				return err
 			})
-			if p.err != nil {
+			switch {
+			case p.err != nil:
 				c.forget(k, p)
+			case k.snapshot:
+				time.AfterFunc(newEnough, func() { c.forget(k, p) })
 			}
 			close(p.done)
 			return p, p.err

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mlaas.dev/mlaas"
@@ -107,9 +108,9 @@ func (r *slowCurves) Points(ctx context.Context, q series.PointQuery) ([]series.
 	return r.Reader.Points(ctx, q)
 }
 
-// The curves of a run are read for a few of those who come at once, and not for
-// all: each reading is held in memory until it is sent.
-func TestCurvesInTurns(t *testing.T) {
+// The curves of a run are read once for all who come at the same time: each
+// reading is held in memory until it is sent.
+func TestCurvesReadOnce(t *testing.T) {
 	slow := &slowCurves{come: make(chan struct{}), free: make(chan struct{})}
 	a := start(t, func(m *Management) { slow.Reader, m.Series = m.Series, slow })
 	a.ready("j")
@@ -118,13 +119,36 @@ func TestCurvesInTurns(t *testing.T) {
 	for range readers + 4 {
 		all = append(all, a.listen().subscribe(Subscription{Topic: "metric", Run: mlaas.RunID(run)}))
 	}
+	<-slow.come
+	select {
+	case <-slow.come:
+		t.Error("they were read twice")
+	case <-time.After(100 * time.Millisecond): // nothing tells that one does not come
+	}
+	close(slow.free)
+	for _, l := range all {
+		l.hears("snapshot")
+	}
+}
+
+// Each replica's curves are a reading of their own, and only a few of them are
+// made at the same time.
+func TestCurvesInTurns(t *testing.T) {
+	slow := &slowCurves{come: make(chan struct{}), free: make(chan struct{})}
+	a := start(t, func(m *Management) { slow.Reader, m.Series = m.Series, slow })
+	a.ready("j")
+	run := a.do("POST", "/api/job/j/run", nil).want(202).get("id").(string)
+	var all []*listener
+	for i := range readers + 4 {
+		all = append(all, a.listen().subscribe(Subscription{Topic: "metric", Run: mlaas.RunID(run), Replica: fmt.Sprintf("worker-%d", i)}))
+	}
 	for range readers {
 		<-slow.come
 	}
 	select {
 	case <-slow.come:
 		t.Errorf("more than %d read at the same time", readers)
-	case <-time.After(100 * time.Millisecond): // nothing tells that one does not come
+	case <-time.After(100 * time.Millisecond):
 	}
 	close(slow.free)
 	go func() {
@@ -135,4 +159,34 @@ func TestCurvesInTurns(t *testing.T) {
 	for _, l := range all {
 		l.hears("snapshot")
 	}
+}
+
+// A snapshot is for who comes while it is new; then it is read again.
+func TestSnapshotIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all crowds
+		c, leave := all.join(runKey{mlaas.DefaultTenant, "r"})
+		defer leave()
+		reads := 0
+		ask := func() {
+			k := pageKey{topic: "metric", snapshot: true}
+			if _, err := c.page(t.Context(), k, func() (json.RawMessage, int64, error) { reads++; return json.RawMessage("[]"), 5, nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask()
+		time.Sleep(newEnough - time.Millisecond)
+		ask()
+		if reads != 1 {
+			t.Errorf("a new snapshot was read %d times", reads)
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if len(c.pages) != 0 || len(c.order) != 0 {
+			t.Error("an old snapshot is kept")
+		}
+		if ask(); reads != 2 {
+			t.Errorf("an old snapshot was read %d times", reads)
+		}
+	})
 }

@@ -142,9 +142,10 @@ func (m *Management) purgeJob(ctx context.Context, j mlaas.Job, rev int64) error
 	}
 	// The job goes last: it is deleted, so nobody sees it half, and if we die in
 	// between the rest is found by it another day.
-	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}}
+	parts := []store.Query{{Kind: "version", Tenant: j.Tenant, Prefix: string(j.ID) + "/"},
+		{Kind: "doc", Tenant: j.Tenant, Prefix: string(j.ID) + "/"}, {Kind: "draft", Tenant: j.Tenant, Prefix: string(j.ID)}}
 	for _, r := range runs {
-		for _, kind := range []string{"replica", "launch", "checkpoint", "evaluation", "delivery"} {
+		for _, kind := range []string{"replica", "launch", "checkpoint", "delivery", "execution", "evaluation"} {
 			parts = append(parts, store.Query{Kind: kind, Tenant: j.Tenant, Prefix: string(r.Value.ID) + "/"})
 		}
 		parts = append(parts,

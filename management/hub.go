@@ -29,10 +29,15 @@ type hub struct {
 	known  int64
 	life   int64         // another one has begun where something may have been missed
 	more   chan struct{} // closed when there is a change, or another life
+
+	execution func(runKey) // hears of executions; nil: nobody does
 }
 
 // kindsTold are the kinds of records of which a hub tells.
-var kindsTold = []string{"job", "run", "runstate", "replica", "evaluation", "session"}
+var kindsTold = []string{"job", "run", "runstate", "replica", "session", "version", "draft", "doc", "execution", "evaluation"}
+
+// kindsNamed are those of which what they hold is read anew.
+var kindsNamed = []string{"version", "draft", "doc"}
 
 // keepRecent is how many changes a hub keeps.
 const keepRecent = 512
@@ -89,6 +94,13 @@ func (h *hub) call(k runKey, f func()) (stop func()) {
 			delete(h.calls, k)
 		}
 	}
+}
+
+// onExecution has f called when an execution of a kernel changes; nil: no more.
+func (h *hub) onExecution(f func(runKey)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.execution = f
 }
 
 func (h *hub) tell(k runKey) {
@@ -160,8 +172,12 @@ func (h *hub) begin(known int64) {
 	h.ring()
 }
 
-// take keeps a change.
+// take keeps a change. Of texts, which are large and change with each key that
+// is pressed, it keeps that they changed.
 func (h *hub) take(c store.Change) {
+	if slices.Contains(kindsNamed, c.Row.Key.Kind) {
+		c.Row.Data = nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.recent) == keepRecent {
@@ -170,6 +186,9 @@ func (h *hub) take(c store.Change) {
 	}
 	h.recent = append(h.recent, c)
 	h.ring()
+	if run, _, _ := strings.Cut(c.Row.Key.ID, "/"); c.Row.Key.Kind == "execution" && !c.Deleted && h.execution != nil {
+		go h.execution(runKey{c.Row.Key.Tenant, mlaas.RunID(run)})
+	}
 }
 
 // lose ends a life: something may have been missed.

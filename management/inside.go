@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -122,7 +123,7 @@ const (
 
 func (m *Management) nodeStack(ctx context.Context, in *nodeIn) (*Answer[mlaas.Stacks], error) {
 	var out mlaas.Stacks
-	if err := m.look(ctx, *in, mlaas.LookStacks, &out); err != nil {
+	if err := m.look(ctx, *in, mlaas.Open{Look: mlaas.LookStacks}, nil, &out); err != nil {
 		return nil, err
 	}
 	if len(out.Processes) == 0 {
@@ -133,7 +134,7 @@ func (m *Management) nodeStack(ctx context.Context, in *nodeIn) (*Answer[mlaas.S
 
 func (m *Management) nodeDebugger(ctx context.Context, in *nodeIn) (*Answer[mlaas.Debugger], error) {
 	var out mlaas.Debugger
-	if err := m.look(ctx, *in, mlaas.LookDebugger, &out); err != nil {
+	if err := m.look(ctx, *in, mlaas.Open{Look: mlaas.LookDebugger}, nil, &out); err != nil {
 		return nil, err
 	}
 	if out.Error != "" {
@@ -142,15 +143,20 @@ func (m *Management) nodeDebugger(ctx context.Context, in *nodeIn) (*Answer[mlaa
 	return &Answer[mlaas.Debugger]{Body: out}, nil
 }
 
-// look asks a replica, and reads its answer.
-func (m *Management) look(ctx context.Context, in nodeIn, what string, out any) error {
+// look asks a replica, and reads its answer. input is what it is told besides.
+func (m *Management) look(ctx context.Context, in nodeIn, ask mlaas.Open, input []byte, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, fmt.Errorf("%s did not answer within %s: %w", in.Node, lookWithin, mlaas.ErrUnavailable))
 	defer cancel()
-	at, err := m.enter(ctx, in, mlaas.Open{Look: what})
+	at, err := m.enter(ctx, in, ask)
 	if err != nil {
 		return err
 	}
 	defer at.Close()
+	for part := range slices.Chunk(input, stream.Chunk) {
+		if err := at.Send(ctx, stream.Packet{Kind: stream.Data, Data: part}); err != nil {
+			return err
+		}
+	}
 	if err := at.Send(ctx, stream.Packet{Kind: stream.End}); err != nil {
 		return err
 	}

@@ -255,7 +255,7 @@ func (m *Management) resultsOf(ctx context.Context, j mlaas.Job) (*mlaas.Results
 			return nil, err
 		}
 		for _, f := range page {
-			if f.Value.State.Final() {
+			if f.Value.State.Final() && !f.Value.Kernel {
 				return m.resultsOfRun(ctx, f.Value)
 			}
 		}

@@ -71,6 +71,7 @@ type Management struct {
 	hub       hub
 	streams   streams
 	crowds    crowds
+	couriers  couriers
 	turns     turns
 	prepared  preparations
 	documents documents
@@ -135,6 +136,7 @@ func (m *Management) Run(ctx context.Context) error {
 	g.Go(func() error { return m.hub.run(ctx, m.DB) })
 	g.Go(func() error { return m.forget(ctx) })
 	g.Go(func() error { return m.collectDaily(ctx) })
+	g.Go(func() error { return m.carryAll(ctx) })
 	g.Go(func() error { return m.streams.run(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {

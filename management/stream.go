@@ -39,8 +39,9 @@ import (
 // A Subscription asks for one topic.
 type Subscription struct {
 	ID      string      `json:"id"`                // chosen by the client, repeated in each event
-	Topic   string      `json:"topic"`             // job | replica | log | metric | evaluation
-	Job     string      `json:"job,omitempty"`     // topic job: this one alone; by id or name
+	Topic   string      `json:"topic"`             // job | replica | log | metric | draft | kernel | evaluation
+	Job     string      `json:"job,omitempty"`     // topic job: this one alone; topic draft: whose; by id or name
+	Doc     string      `json:"doc,omitempty"`     // topic draft: the edits of this text
 	Run     mlaas.RunID `json:"run,omitempty"`     // the other topics
 	Replica string      `json:"replica,omitempty"` // topics replica, log, metric and evaluation: this one alone
 	Grep    string      `json:"grep,omitempty"`    // topic log: lines that match (RE2)
@@ -74,8 +75,9 @@ const (
 )
 
 type streamIn struct {
-	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric or evaluation" example:"job"`
-	Job     string      `query:"job" doc:"Topic job: this one alone"`
+	Topic   string      `query:"topic" doc:"Without a WebSocket: job, replica, log, metric, draft, kernel or evaluation" example:"job"`
+	Job     string      `query:"job" doc:"Topic job: this one alone; topic draft: whose"`
+	Doc     string      `query:"doc" doc:"Topic draft: the edits of this text"`
 	Run     mlaas.RunID `query:"run" doc:"The other topics: the id of a run"`
 	Replica string      `query:"replica" doc:"Topics replica, log, metric and evaluation: this one alone" example:"worker-0"`
 	Grep    string      `query:"grep" doc:"Topic log: lines that match this regular expression (RE2)"`
@@ -84,12 +86,12 @@ type streamIn struct {
 }
 
 func (in *streamIn) subscription() Subscription {
-	return Subscription{Topic: in.Topic, Job: in.Job, Run: in.Run, Replica: in.Replica, Grep: in.Grep, Tail: in.Tail, From: in.From}
+	return Subscription{Topic: in.Topic, Job: in.Job, Doc: in.Doc, Run: in.Run, Replica: in.Replica, Grep: in.Grep, Tail: in.Tail, From: in.From}
 }
 
 // stream serves GET /api/stream. As a WebSocket the client sends
 // {"subscribe": {...}} and {"unsubscribe": "id"}; without an upgrade the query
-// (topic, job, run, replica, grep, tail, from) is the one subscription and the
+// (topic, job, doc, run, replica, grep, tail, from) is the one subscription and the
 // answer is NDJSON. It ends with the session that it was opened by, and with
 // the platform.
 func (m *Management) stream(w http.ResponseWriter, r *http.Request, in *streamIn) error {
@@ -230,12 +232,17 @@ func (s Subscription) check() error {
 	switch s.Topic {
 	case "job":
 		return nil
-	case "replica", "log", "metric", "evaluation":
+	case "draft":
+		if s.Job == "" {
+			return mlaas.Invalid("job", "the id or the name of a job", s.Job)
+		}
+		return nil
+	case "replica", "log", "metric", "kernel", "evaluation":
 		if s.Run == "" {
 			return mlaas.Invalid("run", "the id of a run", string(s.Run))
 		}
 	default:
-		return mlaas.Invalid("topic", "job, replica, log, metric or evaluation", s.Topic)
+		return mlaas.Invalid("topic", "job, replica, log, metric, draft, kernel or evaluation", s.Topic)
 	}
 	if _, err := regexp.Compile(s.Grep); err != nil {
 		return mlaas.Invalid("grep", "a regular expression (RE2): "+err.Error(), s.Grep)

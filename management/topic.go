@@ -45,12 +45,16 @@ func (t *topic) serve() {
 		err = t.jobs()
 	case "replica":
 		err = t.replicas()
+	case "draft":
+		err = t.drafts()
 	case "evaluation":
 		err = t.evaluations()
 	case "log":
 		err = t.lines()
 	case "metric":
 		err = t.points()
+	case "kernel":
+		err = t.events()
 	}
 	if err != nil && t.ctx.Err() == nil {
 		if mlaas.KindOf(err).Status >= 500 {
@@ -377,7 +381,7 @@ func (t *topic) lines() error {
 	return t.follow(last, tail, func(from, to int64) (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		return t.share(crowd, from, func() (any, int64, error) {
+		return t.share(crowd, "delta", from, func() (any, int64, error) {
 			q.From = from
 			lines, err := t.m.Series.Lines(t.ctx, q)
 			if err != nil || len(lines) == 0 {
@@ -390,10 +394,11 @@ func (t *topic) lines() error {
 	})
 }
 
-// share sends the page of the crowd that begins at from, and returns up to where
-// it tells.
-func (t *topic) share(c *crowd, from int64, read func() (any, int64, error)) (int64, error) {
-	p, err := c.page(t.ctx, pageKey{t.Topic, t.Replica, t.Grep, from}, func() (data json.RawMessage, to int64, err error) {
+// share sends the page of the crowd that begins at from, or its snapshot, and
+// returns up to where it tells.
+func (t *topic) share(c *crowd, kind string, from int64, read func() (any, int64, error)) (int64, error) {
+	k := pageKey{topic: t.Topic, replica: t.Replica, grep: t.Grep, from: from, snapshot: kind == "snapshot"}
+	p, err := c.page(t.ctx, k, func() (data json.RawMessage, to int64, err error) {
 		list, to, err := read()
 		if err == nil && list != nil {
 			data, err = json.Marshal(list)
@@ -406,7 +411,7 @@ func (t *topic) share(c *crowd, from int64, read func() (any, int64, error)) (in
 	case p.data == nil:
 		return p.to, nil
 	}
-	return p.to, t.send("delta", p.to, p.data)
+	return p.to, t.send(kind, p.to, p.data)
 }
 
 // fitting is how many of lines fit into one event, at least one: an event is
@@ -435,29 +440,24 @@ func (t *topic) points() error {
 	snapshot := func() (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		var at int64
-		var curves []series.Curve
-		err := crowd.turn(t.ctx, func() error {
+		return t.share(crowd, "snapshot", 0, func() (any, int64, error) {
 			keys, err := t.m.Series.Keys(t.ctx, tenant, t.Run)
 			if err != nil {
-				return err
+				return nil, 0, err
 			}
-			if at, err = last(); err != nil { // before reading: a point that comes meanwhile is in both, under one step
-				return err
+			at, err := last() // before reading: a point that comes meanwhile is in both, under one step
+			if err != nil {
+				return nil, 0, err
 			}
-			curves, err = t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
+			curves, err := t.m.Series.Points(t.ctx, series.PointQuery{Tenant: tenant, Run: t.Run, Replica: t.Replica,
 				Buckets: max(10, min(500, shownPoints/max(1, len(keys))))})
-			return err
+			return curvesOut(curves), at, err
 		})
-		if err != nil {
-			return 0, err
-		}
-		return at, t.send("snapshot", at, curvesOut(curves))
 	}
 	return t.follow(last, snapshot, func(from, to int64) (int64, error) {
 		t.turn.Lock()
 		defer t.turn.Unlock()
-		return t.share(crowd, from, func() (any, int64, error) {
+		return t.share(crowd, "delta", from, func() (any, int64, error) {
 			points, err := t.m.Series.RunPoints(t.ctx, tenant, t.Run, from, linesAtOnce)
 			if err != nil || len(points) == 0 {
 				return nil, to, err

@@ -154,7 +154,7 @@ func (a *asked) step(name string) *int64 {
 func (s *Store) serveLines(w http.ResponseWriter, r *http.Request, k key) error {
 	in := asked{Values: r.URL.Query()}
 	q := LineQuery{Tenant: k.tenant, Run: k.run, Replica: in.Get("replica"), From: in.int("from"), Limit: int(in.int("limit")), Last: int(in.int("last"))}
-	q.Since, q.Until = in.time("since"), in.time("until")
+	q.Since, q.Until, q.Kernel = in.time("since"), in.time("until"), in.Has("kernel")
 	if in.err != nil {
 		return in.err
 	}
@@ -179,6 +179,9 @@ func (q *LineQuery) values() url.Values {
 	}
 	if q.Grep != nil {
 		v.Set("grep", q.Grep.String())
+	}
+	if q.Kernel {
+		v.Set("kernel", "")
 	}
 	for name, t := range map[string]time.Time{"since": q.Since, "until": q.Until} {
 		if !t.IsZero() {

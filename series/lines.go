@@ -192,7 +192,7 @@ func (l *lookup) lines(sp span, f func(line *Line, matched bool) error) error {
 		matched := l.q.Grep == nil || l.q.Grep.Match(text)
 		if matched {
 			line.LogLine = rest()
-			matched = l.q.within(line.Time)
+			matched = l.q.of(&line) && l.q.within(line.Time)
 		}
 		failed = f(&line, matched)
 		return failed == nil
@@ -307,12 +307,13 @@ func (l *lookup) missing(from, to int64, at time.Time) Line {
 // backward finds the last lines that match, newest first, and turns them.
 func (l *lookup) backward() ([]Line, error) {
 	most := min(l.q.Last, maxLimit)
-	var found []Line // newest first
+	var found []Line // newest first, with those of the other kind, which are there and not asked for
+	n := 0
 	spans := func(list []span) error {
 		for _, sp := range slices.Backward(list) {
 			var some []Line
 			err := l.lines(sp, func(line *Line, matched bool) error {
-				if matched {
+				if matched || l.q.any() {
 					some = append(some, *line)
 				}
 				return nil
@@ -321,7 +322,13 @@ func (l *lookup) backward() ([]Line, error) {
 				return err
 			}
 			for _, line := range slices.Backward(some) {
-				if found = append(found, line); len(found) == most {
+				if l.q.of(&line) {
+					n++
+				} else {
+					line.Text = ""
+				}
+				found = append(found, line)
+				if n == most {
 					return errEnough
 				}
 			}
@@ -348,7 +355,9 @@ func (l *lookup) backward() ([]Line, error) {
 		if n > next {
 			out = append(out, l.missing(next, n-1, found[i].Time))
 		}
-		out = append(out, found[i])
+		if l.q.of(&found[i]) {
+			out = append(out, found[i])
+		}
 		next = n + 1
 	}
 	if next <= l.view.last {

@@ -42,7 +42,11 @@ type LineQuery struct {
 	Last    int            // > 0: instead of From, the last so many lines that match
 	Since   time.Time      // zero: any; else only lines that were written then or later
 	Until   time.Time      // zero: any; else only lines that were written before
+	Kernel  bool           // the events of a kernel instead of what people read
 }
+
+// of reports whether l is of the kind that is asked for.
+func (q *LineQuery) of(l *Line) bool { return q.Kernel == (l.Stream == mlaas.KernelStream) }
 
 // any reports whether q asks for every line, so that what is missing is told.
 func (q *LineQuery) any() bool { return q.Grep == nil && q.Since.IsZero() && q.Until.IsZero() }

@@ -23,11 +23,21 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 		var v mlaas.Version
 		err = json.Unmarshal(row.Data, &v)
 		add(&trees, v.Bundle)
+	case "draft":
+		var v mlaas.Draft
+		err = json.Unmarshal(row.Data, &v)
+		for _, f := range v.Files {
+			add(&others, f.Digest)
+		}
 	case "run": // its version may be gone with an edit of the future; the run keeps it
 		var v mlaas.Run
 		err = json.Unmarshal(row.Data, &v)
 		add(&trees, v.Version.Bundle)
 		add(&others, v.Spec.Environment.Lock)
+	case "execution":
+		var v mlaas.KernelExecution
+		err = json.Unmarshal(row.Data, &v)
+		add(&trees, v.Bundle)
 	case "dataset":
 		var v mlaas.Dataset
 		err = json.Unmarshal(row.Data, &v)
@@ -66,5 +76,5 @@ func Blobs(row Row) (trees, others []mlaas.Digest, err error) {
 
 // NamesBlobs are the kinds of records for which Blobs may say something.
 func NamesBlobs() []string {
-	return []string{"version", "run", "dataset", "checkpoint", "evaluation", "replica", "launch", "lock"}
+	return []string{"version", "draft", "run", "dataset", "checkpoint", "replica", "launch", "lock", "evaluation"}
 }

@@ -149,8 +149,8 @@ func Forms() map[string]Form {
 	for _, r := range []interface {
 		form() (kind string, writes, reads int)
 	}{
-		Jobs(nil), JobNames(nil), Versions(nil), Runs(nil), RunStates(nil), Launches(nil), Ledgers(nil), Replicas(nil), Deliveries(nil),
-		Clusters(nil), ClusterSpecs(nil), ClusterKeys(nil), Checkpoints(nil), Evaluations(nil), Datasets(nil), Locks(nil), Secrets(nil), Sessions(nil), Links(nil), Members(nil), Leases(nil), Series(nil), Shards(nil), Copyings(nil),
+		Jobs(nil), JobNames(nil), Versions(nil), Drafts(nil), Docs(nil), Runs(nil), RunStates(nil), Launches(nil), Ledgers(nil), Replicas(nil), Deliveries(nil),
+		Clusters(nil), ClusterSpecs(nil), ClusterKeys(nil), Checkpoints(nil), Datasets(nil), Locks(nil), Secrets(nil), Sessions(nil), Links(nil), Members(nil), Leases(nil), Series(nil), Shards(nil), Copyings(nil), Evaluations(nil),
 	} {
 		kind, writes, reads := r.form()
 		all[kind] = Form{writes, reads}

@@ -49,14 +49,33 @@ func Versions(db Driver) Records[mlaas.Version] {
 		}}
 }
 
+// Drafts are written by management. ID: JobID.
+func Drafts(db Driver) Records[mlaas.Draft] {
+	return Records[mlaas.Draft]{DB: db, Kind: "draft",
+		Key: func(d mlaas.Draft) (mlaas.Tenant, string) { return d.Tenant, string(d.Job) }}
+}
+
+// Docs are written by management. ID: "JOB/DOC".
+func Docs(db Driver) Records[mlaas.Doc] {
+	return Records[mlaas.Doc]{DB: db, Kind: "doc",
+		Key: func(d mlaas.Doc) (mlaas.Tenant, string) { return d.Tenant, DocKey(d.Job, d.ID) }}
+}
+
+// DocKey is the ID of the record of a draft's text.
+func DocKey(job mlaas.JobID, doc string) string { return string(job) + "/" + doc }
+
 // VersionKey is the ID of a version's record.
 func VersionKey(job mlaas.JobID, number int) string { return fmt.Sprintf("%s/%08d", job, number) }
 
-// Runs are written by management. ID: RunID. Index: "job=JOB", "number=JOB/7".
+// Runs are written by management. ID: RunID. Index: "job=JOB", "number=JOB/7",
+// and "kernel=JOB" where it is a kernel, which has no number.
 func Runs(db Driver) Records[mlaas.Run] {
 	return Records[mlaas.Run]{DB: db, Kind: "run", Mend: legibleRun,
 		Key: func(r mlaas.Run) (mlaas.Tenant, string) { return r.Tenant, string(r.ID) },
 		Index: func(r mlaas.Run) []string {
+			if r.Kernel != nil {
+				return []string{"job=" + string(r.Job), "kernel=" + string(r.Job)}
+			}
 			return []string{"job=" + string(r.Job), fmt.Sprintf("number=%s/%d", r.Job, r.Number)}
 		}}
 }
@@ -74,6 +93,22 @@ func RunStates(db Driver) Records[mlaas.RunState] {
 			return index
 		}}
 }
+
+// Executions are written by management. ID: "RUN/ID", where the ID grows with
+// time; list them by Prefix "RUN/". Index: "unsent" until the kernel has it.
+func Executions(db Driver) Records[mlaas.KernelExecution] {
+	return Records[mlaas.KernelExecution]{DB: db, Kind: "execution",
+		Key: func(e mlaas.KernelExecution) (mlaas.Tenant, string) { return e.Tenant, ExecutionKey(e.Run, e.ID) },
+		Index: func(e mlaas.KernelExecution) []string {
+			if e.Sent {
+				return nil
+			}
+			return []string{"unsent", "unsent=" + string(e.Run)}
+		}}
+}
+
+// ExecutionKey is the ID of an execution's record.
+func ExecutionKey(run mlaas.RunID, id string) string { return string(run) + "/" + id }
 
 // Launches are written by contractor, once for each epoch. ID: "RUN/00000001".
 func Launches(db Driver) Records[mlaas.Launch] {

@@ -46,7 +46,7 @@ func main() {
 	flag.IntVar(&b.lines, "lines", 300000, "lines: how many are written")
 	flag.StringVar(&b.profile, "profile", "", "a folder for the profiles of each platform")
 	flag.IntVar(&b.perSecond, "per-second", 10000, "lines: how many in a second")
-	pods := flag.Int("loop", 0, "be the bare loop of rate: make so many pods on the clusters of the kubeconfigs that follow")
+	pods := flag.Int("loop", 0, "be the bare loop of rate: make so many pods, like the one of the file that follows, on the clusters of the kubeconfigs behind it")
 	promises := flag.Bool("promise", false, "be what the platform does for the runs of rate besides pods and requests")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

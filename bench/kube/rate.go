@@ -5,14 +5,18 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,15 +63,17 @@ func end(all map[string]*kubetest.Cluster) (err error) {
 	return err
 }
 
-const runLabel = "mlaas.dev/run"
+const (
+	runLabel = "mlaas.dev/run"
+	pods     = "/api/v1/namespaces/" + namespace + "/pods"
+)
 
-// A sight is what a cluster tells of a pod.
+// A sight is what a cluster tells of a pod that runs.
 type sight struct {
 	Metadata struct {
 		UID    string
 		Labels map[string]string
 	}
-	Status struct{ Phase string }
 }
 
 // A watch sees pods of clusters come to run. It is the same for who is measured
@@ -82,10 +88,8 @@ type watch struct {
 func watchAll(ctx context.Context, all map[string]*kubetest.Cluster) *watch {
 	w := &watch{seen: map[string]bool{}, first: map[string]time.Time{}, news: make(chan struct{}, 1)}
 	for _, c := range all {
-		go kubetest.Until(ctx, c, "/api/v1/namespaces/"+namespace+"/pods", func(p sight) (bool, error) { //nolint:errcheck // it ends with ctx
-			if p.Status.Phase != "Running" {
-				return false, nil
-			}
+		// What else happens to a pod is not told: the clusters have enough to do.
+		go kubetest.Until(ctx, c, pods+"?fieldSelector=status.phase%3DRunning", func(p sight) (bool, error) { //nolint:errcheck // it ends with ctx
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.seen[p.Metadata.UID] = true
@@ -124,8 +128,42 @@ func (w *watch) until(ctx context.Context, is func() bool) error {
 }
 
 // A toll is what it took until all pods ran, and the processor time until that
-// was in the records too.
-type toll struct{ wall, cpu, calls float64 }
+// was in the records too; and what the clusters took for it.
+type toll struct {
+	wall, cpu, calls float64
+	clusters         map[string]float64 // processor time of each of their programs
+}
+
+// programs is the processor time so far of each program of the clusters, which
+// are children of this process, and of this process itself, through which the
+// clusters are reached. The platform has a row of its own.
+func programs(platform int) map[string]float64 {
+	all := map[string]float64{}
+	for _, pid := range rig.Tree(os.Getpid()) {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		switch pid {
+		case platform:
+			continue
+		case os.Getpid():
+			name = []byte("relays and watches")
+		}
+		all[strings.TrimSpace(string(name))] += rig.CPU([]int{pid})
+	}
+	return all
+}
+
+// each is what the clusters took for a pod, in words.
+func (t toll) each(pods float64) string {
+	sum := 0.0
+	var parts []string
+	for _, name := range slices.SortedFunc(maps.Keys(t.clusters), func(a, b string) int { return cmp.Compare(t.clusters[b], t.clusters[a]) }) {
+		ms := 1000 * t.clusters[name] / pods
+		if sum += ms; ms >= 0.1 {
+			parts = append(parts, fmt.Sprintf("%s %.1f", name, ms))
+		}
+	}
+	return fmt.Sprintf("%.1f ms of CPU (%s)", sum, strings.Join(parts, ", "))
+}
 
 // rate measures many runs, against a loop that makes the same pods.
 func (b *bench) rate(ctx context.Context) error {
@@ -147,6 +185,17 @@ func (b *bench) rate(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.Do(http.MethodPost, "/api/job", map[string]any{"name": "many", "roles": map[string]any{
+		"worker": map[string]any{"replicas": map[string]int{"min": b.replicas, "max": b.replicas}, "cpu": 0.1, "memory": "64Mi"}}}, nil); err != nil {
+		return err
+	}
+	if err := s.Do(http.MethodPost, "/api/job/many/code", map[string]any{"files": map[string]string{"main.py": "print(1)\n"}}, nil); err != nil {
+		return err
+	}
+	same, err := s.pod(ctx, all)
+	if err != nil {
+		return fmt.Errorf("a pod of the platform: %w", err)
+	}
 	pods := b.runs * b.replicas
 	measure := func(f func() (cpu func() (float64, error), err error)) (t toll, err error) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -156,13 +205,17 @@ func (b *bench) rate(ctx context.Context) error {
 		if err != nil {
 			return t, err
 		}
+		took := programs(s.PID)
 		began := time.Now()
 		cpu, err := f()
 		if err != nil {
 			return t, err
 		}
 		err = w.until(ctx, func() bool { return len(w.seen) >= pods })
-		t.wall = time.Since(began).Seconds()
+		t.wall, t.clusters = time.Since(began).Seconds(), programs(s.PID)
+		for name := range t.clusters {
+			t.clusters[name] -= took[name]
+		}
 		if err != nil {
 			return t, err
 		}
@@ -174,7 +227,7 @@ func (b *bench) rate(ctx context.Context) error {
 		return t, err
 	}
 	bare, err := measure(func() (func() (float64, error), error) {
-		spent, err := b.bareLoop(ctx, all)
+		spent, err := b.bareLoop(ctx, all, same)
 		return func() (float64, error) { return spent, nil }, err
 	})
 	if err == nil {
@@ -182,13 +235,6 @@ func (b *bench) rate(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("the bare loop: %w", err)
-	}
-	if err := s.Do(http.MethodPost, "/api/job", map[string]any{"name": "many", "roles": map[string]any{
-		"worker": map[string]any{"replicas": map[string]int{"min": b.replicas, "max": b.replicas}, "cpu": 0.1, "memory": "64Mi"}}}, nil); err != nil {
-		return err
-	}
-	if err := s.Do(http.MethodPost, "/api/job/many/code", map[string]any{"files": map[string]string{"main.py": "print(1)\n"}}, nil); err != nil {
-		return err
 	}
 	did, err := s.counted()
 	if err != nil {
@@ -218,6 +264,7 @@ func (b *bench) rate(ctx context.Context) error {
 		fmt.Sprintf("%.0f/s against %.0f/s: %d runs of %d on 3 clusters of %d nodes", n/ours.wall, n/bare.wall, b.runs, b.replicas, b.nodes))
 	rig.Row("CPU of the platform, against the loop", ours.cpu/bare.cpu, 1.3, "x", true, fmt.Sprintf("%.1f s against %.1f s", ours.cpu, bare.cpu))
 	rig.Row("calls of the API servers for a replica", ours.calls/n, 1.5, "", true, fmt.Sprintf("%.2f of the loop", bare.calls/n))
+	fmt.Printf("the clusters took for a pod of the loop %s\nand for one of the platform %s\n", bare.each(n), ours.each(n))
 	promise, err := b.promised(ctx)
 	if err != nil {
 		return err
@@ -279,15 +326,60 @@ func (s *stage) settled(ctx context.Context) (cpu float64, err error) {
 	return 0, errors.New("the platform still writes two minutes after all pods ran")
 }
 
+// pod has the platform do one run, and returns a pod as it asked for it: without
+// what the cluster has added. Nothing of the run is left then, but the namespace
+// is as the platform wants it.
+func (s *stage) pod(ctx context.Context, all map[string]*kubetest.Cluster) (*corev1.Pod, error) {
+	within, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := watchAll(within, all)
+	var run struct{ ID string }
+	if err := s.Do(http.MethodPost, "/api/job/many/run", map[string]any{}, &run); err != nil {
+		return nil, err
+	}
+	if err := w.until(ctx, func() bool { return len(w.seen) > 0 }); err != nil {
+		return nil, err
+	}
+	var list corev1.PodList
+	for _, c := range all {
+		if len(list.Items) == 0 {
+			if err := c.Call(ctx, http.MethodGet, pods, nil, &list); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := s.Do(http.MethodPost, "/api/job/many/stop?run="+run.ID, nil, nil); err != nil {
+		return nil, err
+	}
+	if len(list.Items) == 0 {
+		return nil, errors.New("it is gone already")
+	}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: list.Items[0].Labels}, Spec: list.Items[0].Spec}
+	p.Labels["mlaas.dev/cluster"] = "bare" // or the platform would end what is not its own
+	p.Spec.NodeName, p.Spec.Priority, p.Spec.PreemptionPolicy = "", nil, nil
+	p.Spec.DNSPolicy, p.Spec.SchedulerName, p.Spec.ServiceAccountName, p.Spec.DeprecatedServiceAccount = "", "", "", ""
+	for i := range p.Spec.Containers {
+		p.Spec.Containers[i].TerminationMessagePath = ""
+	}
+	return p, gone(ctx, all)
+}
+
 // bareLoop runs loop as a process of its own, so that its processor time is
 // nobody else's, and returns that in seconds.
-func (b *bench) bareLoop(ctx context.Context, all map[string]*kubetest.Cluster) (cpu float64, err error) {
+func (b *bench) bareLoop(ctx context.Context, all map[string]*kubetest.Cluster, same *corev1.Pod) (cpu float64, err error) {
 	dir, err := os.MkdirTemp("", "mlaas-bench-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	var files []string
+	text, err := json.Marshal(same)
+	if err != nil {
+		return 0, err
+	}
+	files := []string{filepath.Join(dir, "pod.json")}
+	if err := os.WriteFile(files[0], text, 0o600); err != nil {
+		return 0, err
+	}
 	for name, c := range all {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, c.Kubeconfig(), 0o600); err != nil {
@@ -307,9 +399,19 @@ func (b *bench) bareLoop(ctx context.Context, all map[string]*kubetest.Cluster) 
 	return (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), nil
 }
 
-// loop makes pods with client-go, a few at a time on each cluster, and watches
-// them until they run: what anybody would write who needs no platform.
-func loop(ctx context.Context, pods int, kubeconfigs []string) error {
+// loop makes pods like the one of the first file with client-go, a few at a time
+// on each cluster of the kubeconfigs that follow, and watches them until they
+// run: what anybody would write who needs no platform.
+func loop(ctx context.Context, pods int, files []string) error {
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		return err
+	}
+	var like corev1.Pod
+	if err := json.Unmarshal(text, &like); err != nil {
+		return err
+	}
+	kubeconfigs := files[1:]
 	g, ctx := errgroup.WithContext(ctx)
 	for i, file := range kubeconfigs {
 		share := pods / len(kubeconfigs)
@@ -327,7 +429,9 @@ func loop(ctx context.Context, pods int, kubeconfigs []string) error {
 		for worker := range 8 {
 			g.Go(func() error {
 				for n := worker; n < share; n += 8 {
-					if _, err := client.Pods(namespace).Create(ctx, bare(fmt.Sprintf("bare-%d", n), nil), metav1.CreateOptions{}); err != nil {
+					p := like // its parts are only read
+					p.Name = fmt.Sprintf("bare-%d", n)
+					if _, err := client.Pods(namespace).Create(ctx, &p, metav1.CreateOptions{}); err != nil {
 						return err
 					}
 				}
@@ -387,10 +491,16 @@ func bare(name string, labels map[string]string) *corev1.Pod {
 // clear removes every pod of the namespace, and waits until they are gone.
 func clear(ctx context.Context, all map[string]*kubetest.Cluster) error {
 	for _, c := range all {
-		pods := "/api/v1/namespaces/" + namespace + "/pods"
 		if err := c.Call(ctx, http.MethodDelete, pods+"?gracePeriodSeconds=0", nil, nil); err != nil {
 			return err
 		}
+	}
+	return gone(ctx, all)
+}
+
+// gone waits until the namespace has no pods.
+func gone(ctx context.Context, all map[string]*kubetest.Cluster) error {
+	for _, c := range all {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
 		for left := 1; left > 0; {

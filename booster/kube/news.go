@@ -34,7 +34,7 @@ func look(f mlaas.Fence, p *corev1.Pod) booster.News {
 	case p.Spec.NodeName == "":
 		n.Status, n.Reason = mlaas.ReplicaPending, "it waits for a place"
 		if s := condition(p, corev1.PodScheduled); s != nil && s.Status == corev1.ConditionFalse && s.Message != "" {
-			n.Reason = "the cluster has no place for it: " + plainly(s.Message)
+			n.Reason, n.Blocked = "the cluster has no place for it: "+plainly(s.Message), true
 			if s.Reason == corev1.PodReasonSchedulingGated {
 				n.Reason = "the cluster holds it back: " + plainly(s.Message)
 			}
@@ -65,12 +65,14 @@ func waiting(n *booster.News, p *corev1.Pod, c *corev1.ContainerStatus) {
 	switch c.State.Waiting.Reason {
 	case "ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError":
 		n.Reason = fmt.Sprintf("image %s cannot be pulled on %s: %s", image, p.Spec.NodeName, cmp.Or(why, c.State.Waiting.Reason))
+		n.Blocked = true
 	case "InvalidImageName", "ErrImageNeverPull":
 		n.Status = mlaas.ReplicaFailed // waiting does not help
 		n.Reason = fmt.Sprintf("image %s cannot be had on %s: %s", image, p.Spec.NodeName, cmp.Or(why, c.State.Waiting.Reason))
 	case "", "ContainerCreating", "PodInitializing":
 	default: // CreateContainerConfigError, CreateContainerError, RunContainerError
 		n.Reason = fmt.Sprintf("its container cannot be made on %s yet: %s", p.Spec.NodeName, cmp.Or(why, c.State.Waiting.Reason))
+		n.Blocked = true
 	}
 }
 

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,17 @@ func TestLook(t *testing.T) {
 			code := -1
 			if n.ExitCode != nil {
 				code = *n.ExitCode
+			}
+			blocked := slices.Contains([]string{"no room", "no other node", "held back", "no image", "no image of the supervisor", "no claim"}, tt.name)
+			if n.Blocked != blocked {
+				t.Errorf("that it is blocked is %t", n.Blocked)
+			}
+			slim, _, err := decoder().Decode(onWire(t, p), nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again := look(f, slim.(*corev1.Pod)); !reflect.DeepEqual(again, n) {
+				t.Errorf("of the slim pod it is %+v, want %+v", again, n)
 			}
 			gone := slices.Contains([]string{"the node is silent", "the node is gone", "the node ends", "the node does not know"}, tt.name)
 			if n.NodeLost != gone {

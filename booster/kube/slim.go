@@ -11,8 +11,8 @@ import (
 )
 
 // An API server tells all of a pod with each change of it, most of which we have
-// said ourselves. What we never look at is taken out of the message before it is
-// decoded: that is where the time of a feed goes.
+// said ourselves. What look and a feed do not read is taken out of the message
+// before it is decoded: that is where the time of a feed goes.
 
 // fields are fields of a protobuf message by their numbers; one without fields of
 // its own is meant as a whole.
@@ -21,27 +21,41 @@ type fields map[uint64]fields
 // The numbers are those of generated.proto of k8s.io/api/core/v1 and
 // k8s.io/apimachinery/pkg/apis/meta/v1, which never change.
 var (
-	unusedOfContainer = fields{
-		7:  nil, // env
-		9:  nil, // volumeMounts
-		15: nil, // securityContext
+	usedOfContainer = fields{
+		2: nil,      // image
+		8: {1: nil}, // resources: limits
 	}
-	unused = fields{
+	usedOfStatus = fields{ // of a container
+		1: nil, // name
+		2: nil, // state
+	}
+	used = fields{
 		1: { // metadata
-			17: nil, // managedFields
+			1:  nil, // name
+			3:  nil, // namespace
+			6:  nil, // resourceVersion
+			9:  nil, // deletionTimestamp
+			11: nil, // labels
+			12: nil, // annotations: by one a watch says that it has told all there is
 		},
 		2: { // spec
-			1:  nil, // volumes
-			2:  unusedOfContainer,
-			14: nil, // securityContext
-			20: unusedOfContainer,
-			22: nil, // tolerations
+			2:  usedOfContainer, // containers
+			10: nil,             // nodeName
+			18: nil,             // affinity
+			20: usedOfContainer, // initContainers
+		},
+		3: { // status
+			1:  nil,                              // phase
+			2:  {1: nil, 2: nil, 5: nil, 6: nil}, // conditions: type, status, reason, message
+			3:  nil,                              // message
+			4:  nil,                              // reason
+			8:  usedOfStatus,                     // containerStatuses
+			10: usedOfStatus,                     // initContainerStatuses
 		},
 	}
 )
 
-// append appends a message without these fields to out; ok is false where it is
-// none.
+// append appends these fields of a message to out; ok is false where it is none.
 func (f fields) append(out, msg []byte) (_ []byte, ok bool) {
 	for len(msg) > 0 {
 		tag, n := binary.Uvarint(msg)
@@ -76,9 +90,10 @@ func (f fields) append(out, msg []byte) (_ []byte, ok bool) {
 			return out, false
 		}
 		switch of, there := f[tag>>3]; {
-		case !there || value == nil:
+		case !there:
+		case of == nil || value == nil:
 			out = append(out, msg[:size]...)
-		case of != nil:
+		default:
 			out = append(out, msg[:n]...)
 			end := len(out)
 			if out, ok = of.append(out, value); !ok {
@@ -112,15 +127,15 @@ const (
 	podMark      = protobufMark + "\x0a\x09\x0a\x02v1\x12\x03Pod"
 )
 
-var unusedOfPod = fields{2: unused} // raw
+var usedOfPod = fields{1: nil, 2: used} // the type, and raw
 
 // slim is an object in protobuf without what is not used, if it is a pod.
 func slim(data []byte) []byte {
 	if !bytes.HasPrefix(data, []byte(podMark)) {
 		return data
 	}
-	out := append(make([]byte, 0, len(data)), protobufMark...)
-	if out, ok := unusedOfPod.append(out, data[len(protobufMark):]); ok {
+	out := append(make([]byte, 0, len(data)/2), protobufMark...)
+	if out, ok := usedOfPod.append(out, data[len(protobufMark):]); ok {
 		return out
 	}
 	return data

@@ -14,8 +14,9 @@ import (
 
 // A sheaf is the Secret of one attempt: the tokens of the replicas that were
 // started, and nothing in the place of those that were stopped, which are never
-// started again, by whomever. What is asked for while a write is under way goes
-// into the next one, so that many replicas cost few calls.
+// started again, by whomever. What is asked for in the moment before a write goes
+// into it, and what comes while it is under way into the next one, so that many
+// replicas cost few calls.
 type sheaf struct {
 	api    corev1client.SecretInterface
 	name   string
@@ -37,8 +38,14 @@ type entry struct {
 	done  chan struct{}
 }
 
-// writeWithin is how long one write of a sheaf may take.
-const writeWithin = 15 * time.Second
+const (
+	// writeWithin is how long one write of a sheaf may take.
+	writeWithin = 15 * time.Second
+
+	// moment is how long the first of several waits for the others: the replicas
+	// of a run are asked for at once, but not in the same microsecond.
+	moment = 2 * time.Millisecond
+)
 
 // start keeps the token of a replica. over: it was stopped before.
 func (s *sheaf) start(ctx context.Context, key, token string) (over bool, err error) {
@@ -72,6 +79,7 @@ func (s *sheaf) ask(ctx context.Context, e *entry) error {
 
 // work writes until nothing is asked for.
 func (s *sheaf) work(ctx context.Context) {
+	_ = pause(ctx, moment) // ctx does not end
 	for {
 		s.mu.Lock()
 		all := s.asked

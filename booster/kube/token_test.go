@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,41 +27,44 @@ func (s *server) secret(t *testing.T, e *Executor, f mlaas.Fence) map[string][]b
 	return got.Data
 }
 
-// Many replicas that are started at once share their writes.
+// Many replicas that are started at once share a write, and those that come
+// while it is under way the next one.
 func TestTokensTogether(t *testing.T) {
-	s := newServer()
-	e := s.executor(t)
-	begun, first, n := make(chan struct{}), make(chan struct{}), 50
-	s.PrependReactor("create", "secrets", func(kubetesting.Action) (bool, apiruntime.Object, error) {
-		close(begun)
-		<-first // until all have asked
-		return false, nil, nil
-	})
-	sheaf := e.sheaf(plainSpec("worker-0").Fence)
-	var all sync.WaitGroup
-	start := func(i int) {
-		if over, err := sheaf.start(t.Context(), fmt.Sprintf("worker-%d-1", i), "token"); over || err != nil {
-			t.Errorf("start gives %t, %v", over, err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		e := s.executor(t)
+		first, n := make(chan struct{}), 50
+		s.PrependReactor("create", "secrets", func(kubetesting.Action) (bool, apiruntime.Object, error) {
+			<-first
+			return false, nil, nil
+		})
+		sheaf := e.sheaf(plainSpec("worker-0").Fence)
+		var all sync.WaitGroup
+		start := func(from, to int) {
+			for i := from; i < to; i++ {
+				all.Go(func() {
+					if over, err := sheaf.start(t.Context(), fmt.Sprintf("worker-%d-1", i), "token"); over || err != nil {
+						t.Errorf("start gives %t, %v", over, err)
+					}
+				})
+			}
+			time.Sleep(moment)
+			synctest.Wait()
 		}
-	}
-	all.Go(func() { start(0) })
-	<-begun
-	for i := 1; i < n; i++ {
-		all.Go(func() { start(i) })
-	}
-	for asked := 0; asked < n-1; runtime.Gosched() {
-		sheaf.mu.Lock()
-		asked = len(sheaf.asked)
-		sheaf.mu.Unlock()
-	}
-	close(first)
-	all.Wait()
-	if got := s.secret(t, e, plainSpec("worker-0").Fence); len(got) != n {
-		t.Errorf("%d tokens are kept, want %d", len(got), n)
-	}
-	if c, u := s.count("create", "secrets"), s.count("update", "secrets"); c != 1 || u != 1 {
-		t.Errorf("%d were made and %d changed, want 1 and 1", c, u)
-	}
+		start(0, n/2)
+		if waits := len(sheaf.asked); waits > 0 {
+			t.Errorf("%d that were asked for at once are not in the first write", waits)
+		}
+		start(n/2, n)
+		close(first)
+		all.Wait()
+		if got := s.secret(t, e, plainSpec("worker-0").Fence); len(got) != n {
+			t.Errorf("%d tokens are kept, want %d", len(got), n)
+		}
+		if c, u := s.count("create", "secrets"), s.count("update", "secrets"); c != 1 || u != 1 {
+			t.Errorf("%d were made and %d changed, want 1 and 1", c, u)
+		}
+	})
 }
 
 // A run of one replica takes two calls to start, one for its token and one for

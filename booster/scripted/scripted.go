@@ -436,7 +436,7 @@ func (e *Executor) tell(a *actor, s mlaas.ReplicaStatus, reason string, code *in
 		return
 	}
 	a.news = booster.News{Fence: a.spec.Fence, Status: s, Reason: reason, Node: e.Node, ExitCode: code, OOM: oom,
-		NodeLost: s == mlaas.ReplicaLost && a.part.Machine}
+		Blocked: s == mlaas.ReplicaPending && a.part.Never, NodeLost: s == mlaas.ReplicaLost && a.part.Machine}
 	for w := range e.watchers {
 		w.add(a.news)
 	}

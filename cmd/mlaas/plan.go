@@ -502,7 +502,7 @@ func (s *specFlags) roles(p *plan, kept string) error {
 		return err
 	}
 	p.Spec.Complete() // makes ranges of bare numbers
-	for _, name := range mlaas.RoleOrder {
+	for _, name := range mlaas.JobRoles {
 		if r := p.Spec.Roles[name]; r != nil {
 			p.row(name, replicas(r), why[name])
 			p.row("", perReplica(r), because(amounts[name], r, kept))
@@ -539,20 +539,20 @@ func (s *specFlags) amounts(roles map[string]*mlaas.Role) (map[string][]string, 
 		}
 		return nil
 	}
-	err := each("--cpu", s.CPU, mlaas.RoleOrder, func(r *mlaas.Role, v string) error {
+	err := each("--cpu", s.CPU, mlaas.JobRoles, func(r *mlaas.Role, v string) error {
 		c, err := mlaas.ParseCPU(v)
 		r.CPU = &c
 		return err
 	})
 	if err == nil {
-		err = each("--mem", s.Memory, mlaas.RoleOrder, func(r *mlaas.Role, v string) error {
+		err = each("--mem", s.Memory, mlaas.JobRoles, func(r *mlaas.Role, v string) error {
 			m, err := mlaas.ParseBytes(v)
 			r.Memory = &m
 			return err
 		})
 	}
 	if err == nil {
-		err = each("--disk", s.Disk, mlaas.RoleOrder, func(r *mlaas.Role, v string) error {
+		err = each("--disk", s.Disk, mlaas.JobRoles, func(r *mlaas.Role, v string) error {
 			d, err := mlaas.ParseBytes(v)
 			r.Disk = &d
 			return err

@@ -46,6 +46,9 @@ type Input struct {
 // Check reports why this version cannot launch a run, an ErrInvalid; it is nil
 // where it can.
 func Check(run mlaas.Run) error {
+	if run.Kernel != nil {
+		return nil
+	}
 	if run.Spec.Code.Mode == "guiding" {
 		_, err := template.Main(run.Spec.Environment.Framework)
 		return err
@@ -160,13 +163,19 @@ func Launch(in Input) (mlaas.Launch, error) {
 			return mlaas.Launch{}, fmt.Errorf("replica %s of run %s has no address with two ports: %w", r.Fence.Replica, r.Run, mlaas.ErrConflict)
 		}
 	}
+	recipe := l.Recipe // a kernel has the files as they were written, and the hooks
+	if in.Run.Kernel != nil {
+		l.Recipe, l.Timeout = nil, 0
+	}
 	flags, parameters := parameters(spec.Execution.Parameters)
 	for i, r := range replicas {
-		p := &mlaas.Program{Command: command(in.Run), Variables: maps.Clone(parameters)}
-		p.Command = append(p.Command, flags...)
+		p := &mlaas.Program{Variables: maps.Clone(parameters), Kernel: in.Run.Kernel}
+		if p.Command = []string{}; p.Kernel == nil {
+			p.Command = append(command(in.Run), flags...)
+		}
 		place(p.Variables, replicas, i)
 		threads(p.Variables, spec, replicas, i)
-		tell(p.Variables, l.Recipe)
+		tell(p.Variables, recipe)
 		if l.Recipe != nil {
 			spread(p.Variables, in, replicas, i)
 		}
