@@ -168,7 +168,7 @@ func (e Evaluation) Headline(measured []string) *Headline {
 	}
 	d := DirectionOf(best)
 	why := map[string]string{"max": "more of it is better", "min": "less of it is better"}[d] + " by its name"
-	if held(best) {
+	if heldBack.MatchString(strings.ToLower(best)) {
 		why += ", and it is of data that was held back"
 	}
 	if e.Direction != "" {
@@ -177,9 +177,12 @@ func (e Evaluation) Headline(measured []string) *Headline {
 	return &Headline{best, d, why + "; evaluation.metric names another"}
 }
 
-var heldBack = regexp.MustCompile(`(?:^|[^a-z])(?:val|valid|validation|test|eval|evaluation|dev)(?:$|[^a-z])`)
-
-func held(metric string) bool { return heldBack.MatchString(strings.ToLower(metric)) }
+// Data that was held back: a model is chosen by validation, and a test tells
+// how good the chosen one is, so the first goes before the second.
+var (
+	heldBack   = regexp.MustCompile(`(?:^|[^a-z])(?:val|valid|validation|test|eval|evaluation|dev)(?:$|[^a-z])`)
+	validation = regexp.MustCompile(`(?:^|[^a-z])(?:val|valid|validation|dev)(?:$|[^a-z])`)
+)
 
 // preferred are the words of metrics that say most, the best last.
 var preferred = map[string][]string{
@@ -197,13 +200,16 @@ func (e Evaluation) rank(metric string) int {
 		words = preferred[""]
 	}
 	r := 1
-	parts := regexp.MustCompile(`[^a-z0-9]+`).Split(strings.ToLower(metric), -1)
+	parts := strings.FieldsFunc(strings.ToLower(metric), func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') })
 	for i, w := range words {
 		if slices.Contains(parts, w) {
 			r = i + 2
 		}
 	}
-	if held(metric) {
+	switch name := strings.ToLower(metric); {
+	case validation.MatchString(name):
+		r += 200
+	case heldBack.MatchString(name):
 		r += 100
 	}
 	return r

@@ -26,6 +26,7 @@ func TestHeadline(t *testing.T) {
 		want     string // metric and direction
 	}{
 		{"what is held back first", Evaluation{}, "loss accuracy val_loss val_accuracy lr", "val_accuracy max"},
+		{"chosen by validation, not by test", Evaluation{}, "test/accuracy val_acc", "val_acc max"},
 		{"nothing held back", Evaluation{}, "loss lr", "loss min"},
 		{"regression", Evaluation{Task: "regression"}, "val_loss val_r2 val_mae", "val_r2 max"},
 		{"named", Evaluation{Metric: "score_x", Direction: "min"}, "val_accuracy", "score_x min"},

@@ -63,6 +63,9 @@ func TestScripts(t *testing.T) {
 			if python, err := filepath.Abs(tensorflow); err == nil {
 				env.Setenv("TENSORFLOW", python)
 			}
+			if examples, err := filepath.Abs("../examples"); err == nil {
+				env.Setenv("EXAMPLES", examples)
+			}
 			env.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Vars = append(env.Vars, network()...)
 			return nil

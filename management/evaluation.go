@@ -277,6 +277,9 @@ func (m *Management) judgeJob(ctx context.Context, in *jobIn) (*Answer[JobJudged
 		return nil, err
 	}
 	for _, f := range runs {
+		if f.Value.Number == 0 { // a kernel: it tries things out
+			continue
+		}
 		replicas, err := m.replicasOf(ctx, j.Tenant, f.Value.ID)
 		if err != nil {
 			return nil, err

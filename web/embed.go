@@ -23,7 +23,7 @@ var dist embed.FS
 
 // pages are the first parts of the paths at which the page shows something of
 // its own: router.tsx has the same.
-var pages = []string{"", "jobs", "deployments", "clusters", "queue", "settings", "docs"}
+var pages = []string{"", "jobs", "compare", "deployments", "clusters", "queue", "settings", "docs"}
 
 // nonce stands in index.html where each answer gets a word of its own, by which
 // the styles that the page makes are told from those of others.

@@ -29,6 +29,16 @@ export type JobSearch = {
   smooth?: string | undefined;
   log?: "y" | undefined;
   table?: "y" | undefined;
+  eval?: string | undefined; // the name of an evaluation
+  step?: string | undefined; // of it
+  with?: string | undefined; // numbers of runs that are drawn beside
+};
+
+export type CompareSearch = {
+  runs?: string | undefined; // "JOB/1,JOB2/4"
+  part?: "metrics" | "curves" | "evaluation" | "config" | "code" | undefined;
+  all?: "y" | undefined; // also what is the same
+  file?: string | undefined; // whose code is compared
 };
 
 // The address that the page had before is kept: /?run=ID.
@@ -83,8 +93,18 @@ const job = createRoute({
     smooth: text(s.smooth),
     log: one(s.log, ["y"] as const),
     table: one(s.table, ["y"] as const),
+    eval: text(s.eval),
+    step: text(s.step),
+    with: text(s.with),
   }),
   component: lazyRouteComponent(() => import("./job/Job"), "JobPage"),
+});
+
+const compare = createRoute({
+  getParentRoute: () => root,
+  path: "/compare",
+  validateSearch: (s: Record<string, unknown>): CompareSearch => ({ runs: text(s.runs), part: one(s.part, ["metrics", "curves", "evaluation", "config", "code"] as const), all: one(s.all, ["y"] as const), file: text(s.file) }),
+  component: lazyRouteComponent(() => import("./compare/Compare"), "Compare"),
 });
 
 const clusters = createRoute({ getParentRoute: () => root, path: "/clusters", component: lazyRouteComponent(() => import("./clusters/Clusters"), "Clusters") });
@@ -96,7 +116,7 @@ const apiDocs = createRoute({ getParentRoute: () => root, path: "/docs/api", com
 
 export function newRouter() {
   return createRouter({
-    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, clusters, queue, deployments, settings, docs, apiDocs]),
+    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, compare, clusters, queue, deployments, settings, docs, apiDocs]),
     defaultPreload: "intent",
     defaultErrorComponent: ({ error, reset }) => <Failed error={error instanceof Error ? error : new Error(String(error))} again={reset} />,
     // Words as they are: ?q=a b, not ?q="a b".

@@ -23,6 +23,8 @@ export type Cluster = Schemas["ClusterView"];
 export type Resources = Schemas["Resources"];
 export type Role = Schemas["Role"];
 export type Line = Schemas["RunLine"];
+export type Evaluated = Schemas["Evaluated"];
+export type Evaluation = Schemas["EvaluationContent"];
 
 export const api = createClient<paths>({ baseUrl: location.origin });
 

@@ -2,7 +2,7 @@
 // number that it heard, so a lost connection leaves no gap and doubles nothing.
 
 export type Ask = {
-  topic: "job" | "replica" | "log" | "metric" | "draft" | "kernel";
+  topic: "job" | "replica" | "log" | "metric" | "draft" | "kernel" | "evaluation";
   job?: string;
   doc?: string;
   run?: string;

@@ -6,7 +6,7 @@ import { createContext, useContext, useEffect, useSyncExternalStore } from "reac
 import { Problem } from "./client";
 import { said } from "../live/outputs";
 import { Hub, type Ask, type Event, type Link, type Socket } from "./hub";
-import { curves, draft, jobs, log, replicas, type JobEvent } from "./topics";
+import { curves, draft, evaluations, jobs, log, replicas, type JobEvent } from "./topics";
 
 type Reduce<T> = (known: T | undefined, heard: Event[]) => T | undefined;
 
@@ -113,6 +113,7 @@ const everyJob: Ask = { topic: "job" };
 export const useJobs = () => useTopic(everyJob, jobs);
 export const useReplicas = (run: string | undefined) => useTopic(run ? { topic: "replica", run } : undefined, replicas);
 export const useCurves = (run: string | undefined) => useTopic(run ? { topic: "metric", run } : undefined, curves);
+export const useEvaluations = (run: string | undefined) => useTopic(run ? { topic: "evaluation", run } : undefined, evaluations);
 
 /** The draft of a job. Refused is why it has none. */
 export function useDraft(job: string) {

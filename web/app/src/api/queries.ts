@@ -1,7 +1,8 @@
 // What the page asks of the API, by name, so that each thing is asked once and
 // stands in one place of the cache.
 import { queryOptions } from "@tanstack/react-query";
-import { answer, api, lines, type PreparedCode, type VersionContent } from "./client";
+import { answer, api, lines, type Evaluation, type PreparedCode, type VersionContent } from "./client";
+import { point, type Curve } from "./topics";
 
 const path = (id: string) => ({ params: { path: { id } } });
 
@@ -51,6 +52,35 @@ export const preparedQuery = (job: string, version: string) =>
 
 export const checkpointsQuery = (run: string) =>
   queryOptions({ queryKey: ["run", run, "checkpoints"], queryFn: async () => (await answer(api.GET("/api/run/{id}/checkpoint", path(run)))).items ?? [] });
+
+/** One evaluation of a run, whole. It does not change: one that is said again has another time. */
+export const evaluationQuery = (run: string, name: string, step: number, replica: string, created: string) =>
+  queryOptions({
+    queryKey: ["evaluation", run, name, step, replica, created],
+    staleTime: Infinity,
+    queryFn: async () => {
+      // By hand: a name may have slashes, which belong to the path.
+      const at = name.split("/").map(encodeURIComponent).join("/");
+      return answer<Evaluation>(fetch(`/api/run/${run}/evaluation/${at}?step=${step}&replica=${replica}`).then(async (response) => {
+        const body: unknown = await response.json().catch(() => undefined);
+        return response.ok ? { data: body as Evaluation, response } : { error: body, response };
+      }));
+    },
+  });
+
+/** How the runs of a job did by the metric that it is judged by. */
+export const judgedQuery = (job: string) => queryOptions({ queryKey: ["job", job, "judged"], queryFn: () => answer(api.GET("/api/job/{id}/judged", path(job))) });
+
+/** One metric of a run over a stretch of steps, in buckets. */
+export const pointsQuery = (run: string, key: string, range?: [number, number]) =>
+  queryOptions({
+    queryKey: ["points", run, key, range],
+    queryFn: async () => {
+      const query = { key, buckets: 1000 /* about twice the pixels of a chart */, limit: 500, ...(range && { from_step: range[0], to_step: range[1] }) };
+      const got = await answer(api.GET("/api/run/{id}/metric", { params: { path: { id: run }, query } }));
+      return (got.items ?? []).map((c): Curve => ({ key: c.key, replica: c.replica, points: (c.points ?? []).map((p) => point(p as Parameters<typeof point>[0])) }));
+    },
+  });
 
 export const artifactsQuery = (run: string) =>
   queryOptions({ queryKey: ["run", run, "artifacts"], queryFn: async () => (await answer(api.GET("/api/run/{id}/artifact", path(run)))).items ?? [] });

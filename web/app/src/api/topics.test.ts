@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import type { Line } from "./client";
+import type { Evaluated, Line } from "./client";
 import type { Event } from "./hub";
-import { curves, jobs, keptLines, keptPoints, log } from "./topics";
+import { curves, evaluations, jobs, keptLines, keptPoints, log } from "./topics";
 
 const event = (type: Event["type"], data: unknown): Event => ({ id: "1", topic: "t", type, seq: 1, data });
 const line = (cursor: number) => ({ cursor, line: `${cursor}` }) as Line;
@@ -12,6 +12,15 @@ test("jobs: a snapshot replaces, a change adds, a deleted one goes", () => {
   expect([...first.keys()]).toEqual(["a", "b"]); // what was known is not changed
   expect([...then.keys()]).toEqual(["b", "c"]);
   expect([...jobs(then, [event("snapshot", [])]).keys()]).toEqual([]);
+});
+
+test("evaluations: by step, and of one that was said again the newest attempt", () => {
+  const e = (name: string, step: number, epoch: number, replica = "worker-0") => ({ name, step, epoch, replica }) as Evaluated;
+  const first = evaluations(undefined, [event("snapshot", [e("a", 9, 1), e("a", 2, 2), e("a", 2, 1)])]);
+  expect(first.map((v) => [v.step, v.epoch])).toEqual([[2, 2], [9, 1]]);
+  const then = evaluations(first, [event("delta", [e("a", 9, 2), e("a", 9, 1, "worker-1")])]);
+  expect(then.map((v) => [v.step, v.epoch, v.replica])).toEqual([[2, 2, "worker-0"], [9, 1, "worker-1"], [9, 2, "worker-0"]]);
+  expect(evaluations(then, [event("snapshot", [])])).toEqual([]);
 });
 
 test("log: the newest lines are kept, and it is known how many left", () => {

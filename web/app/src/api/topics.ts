@@ -1,6 +1,6 @@
 // What the topics of the stream come to: pure functions from what was known and
 // what was heard to what is known now.
-import type { Draft, JobStatus, Line, Replica } from "./client";
+import type { Draft, Evaluated, JobStatus, Line, Replica } from "./client";
 import type { Event } from "./hub";
 
 export type JobEvent = { job: string; name: string; status?: JobStatus; deleted?: boolean };
@@ -37,6 +37,21 @@ export function replicas(known: Replica[] | undefined, heard: Event[]): Replica[
 export function draft(known: Draft | undefined, heard: Event[]): Draft | undefined {
   for (const e of heard) if (e.type === "snapshot" || e.type === "delta") known = (e.data as Draft[]).at(-1) ?? known;
   return known;
+}
+
+/** What a run evaluated, the newest last: of each name, step and replica that of the newest attempt. */
+export function evaluations(known: Evaluated[] | undefined, heard: Event[]): Evaluated[] {
+  const now = new Map<string, Evaluated>();
+  const add = (e: Evaluated) => {
+    const id = `${e.name}\n${e.step}\n${e.replica}`;
+    if ((now.get(id)?.epoch ?? 0) <= e.epoch) now.set(id, e);
+  };
+  for (const e of known ?? []) add(e);
+  for (const e of heard) {
+    if (e.type === "snapshot") now.clear();
+    if (e.type === "snapshot" || e.type === "delta") for (const v of e.data as Evaluated[]) add(v);
+  }
+  return [...now.values()].sort((a, b) => a.step - b.step || natural(b.replica, a.replica));
 }
 
 export type Log = { lines: Line[]; left: number }; // left: lines that were shown and are no longer kept here

@@ -1,41 +1,56 @@
-import { Button, Group, ScrollArea, Table, Text } from "@mantine/core";
+import { Button, Group, Menu, ScrollArea, Table, Text } from "@mantine/core";
 import { useComputedColorScheme } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
+import { useQueries, useQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useRef, useState } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { answer, api } from "../api/client";
-import { natural, point, type Curve } from "../api/topics";
+import { pointsQuery } from "../api/queries";
+import { natural, type Curve } from "../api/topics";
 import { value } from "../shell/words";
 import { drawn } from "./data";
+import { csv, lineSVG, png, save } from "./export";
 
-type Props = { run: string; name: string; curves: Curve[]; smooth: number; log: boolean; table: boolean };
+/** Another run whose curve of the same key is drawn beside. */
+export type Other = { run: string; label: string };
 
-const buckets = 1000; // about twice the pixels of a chart
+type Props = { run: string; label: string; name: string; curves: Curve[]; others?: Other[]; smooth: number; log: boolean; table: boolean };
+
+const none: Other[] = [];
 
 /** Draws the curves of one key: drag to look closer, which asks for that part in full. */
-export function Chart({ run, name, curves, smooth, log, table }: Props) {
+export function Chart({ run, label, name, curves, others = none, smooth, log, table }: Props) {
   const [range, setRange] = useState<[number, number]>();
-  const near = useQuery({
-    queryKey: ["points", run, name, range],
-    enabled: !!range,
-    queryFn: async () => {
-      const got = await answer(api.GET("/api/run/{id}/metric", { params: { path: { id: run }, query: { key: name, buckets, from_step: range![0], to_step: range![1], limit: 500 } } }));
-      return (got.items ?? []).map((c): Curve => ({ key: c.key, replica: c.replica, points: (c.points ?? []).map((p) => point(p as Parameters<typeof point>[0])) }));
-    },
-  });
-  const sorted = useMemo(() => (range && near.data ? near.data : curves).toSorted((a, b) => natural(a.replica, b.replica)), [curves, near.data, range]);
   const box = useRef<HTMLDivElement>(null);
   const seen = useSeen(box);
+  const near = useQuery({ ...pointsQuery(run, name, range), enabled: !!range });
+  const beside = useQueries({ queries: others.map((o) => ({ ...pointsQuery(o.run, name, range), enabled: seen })), combine: (all) => all.map((q) => q.data) });
+  const sorted = useMemo(() => {
+    const own = (range && near.data ? near.data : curves).toSorted((a, b) => natural(a.replica, b.replica));
+    return [...own, ...beside.flatMap((of, i) => (of ?? []).map((c) => ({ ...c, replica: `${others[i]!.label} ${c.replica}` })))];
+  }, [curves, near.data, range, beside, others]);
+  const [failed, fail] = useState<string>();
+  const file = `${label}-${name}`;
+  const rows = () => [["replica", "step", "least", "most", "last"], ...sorted.flatMap((c) => c.points.map((p) => [c.replica, p.step, p.min, p.max, p.last]))];
   return (
     <div ref={box} className="chart">
       {seen && (table ? <Points curves={sorted} /> : <Plot name={name} curves={sorted} smooth={smooth} log={log} zoom={setRange} />)}
-      {range && <Group gap="xs"><Text size="xs">steps {value(range[0])} to {value(range[1])}</Text><Button size="compact-xs" variant="default" onClick={() => setRange(undefined)}>All steps</Button></Group>}
+      <Group gap="xs">
+        {range && <><Text size="xs">steps {value(range[0])} to {value(range[1])}</Text><Button size="compact-xs" variant="default" onClick={() => setRange(undefined)}>All steps</Button></>}
+        <Menu position="bottom-start">
+          <Menu.Target><Button size="compact-xs" variant="default" aria-label={`Save ${name}`}>Save</Button></Menu.Target>
+          <Menu.Dropdown>
+            <Menu.Item onClick={() => save(`${file}.csv`, csv(rows()), "text/csv")}>CSV</Menu.Item>
+            <Menu.Item onClick={() => save(`${file}.svg`, lineSVG(name, sorted, log), "image/svg+xml")}>SVG</Menu.Item>
+            <Menu.Item onClick={() => void png(lineSVG(name, sorted, log)).then((b) => save(`${file}.png`, b), (e: unknown) => fail(`It was not saved: ${String(e)}`))}>PNG</Menu.Item>
+          </Menu.Dropdown>
+        </Menu>
+        {failed && <Text size="xs" role="alert">{failed}</Text>}
+      </Group>
     </div>
   );
 }
 
-function Plot({ name, curves, smooth, log, zoom }: Omit<Props, "run" | "table"> & { zoom: (range: [number, number]) => void }) {
+function Plot({ name, curves, smooth, log, zoom }: Pick<Props, "name" | "curves" | "smooth" | "log"> & { zoom: (range: [number, number]) => void }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>(undefined);
   const scheme = useComputedColorScheme("light");
@@ -60,7 +75,8 @@ function Plot({ name, curves, smooth, log, zoom }: Omit<Props, "run" | "table"> 
     const made = new uPlot({
       width: Math.max(200, e.clientWidth),
       height: 200,
-      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      scales: { x: { time: false, range: (_, least, most) => (least === most ? [least - 1, most + 1] : [least, most]) }, // one step is in the middle
+        y: { distr: log ? 3 : 1 } },
       axes: [{ ...axis, size: 34 }, { ...axis, size: 56, values: (_, ticks) => ticks.map((t) => (t === null ? "" : value(t, 3))) }],
       cursor: { drag: { x: true, y: false, setScale: false } },
       legend: { live: true },

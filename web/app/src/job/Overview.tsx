@@ -1,12 +1,14 @@
-import { Card, Code, Stack, Table, Text, Title } from "@mantine/core";
+import { Card, Checkbox, Code, Group, Stack, Table, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import type { Job, Role, Run } from "../api/client";
 import { useCurves, useReplicas } from "../api/live";
-import { versionsQuery } from "../api/queries";
+import { judgedQuery, versionsQuery } from "../api/queries";
 import { Status } from "../shell/Status";
 import { full, lasting, many, size, value, when } from "../shell/words";
 import { Cause } from "./Cause";
-import { To } from "../shell/links";
+import { ButtonTo, To } from "../shell/links";
+import { Headline } from "./Headline";
 
 /** What a run is, how it came to where it stands, and what it is made of. */
 export function Overview({ job, run, runs }: { job: Job; run: Run | undefined; runs: Run[] }) {
@@ -16,7 +18,7 @@ export function Overview({ job, run, runs }: { job: Job; run: Run | undefined; r
       {run?.status.state === "failed" && <Cause job={job} run={run} />}
       <div className="cards">
         {run && <Life run={run} />}
-        {run && <Measured run={run} />}
+        {run && <Measured job={job} run={run} />}
         <Plan spec={run?.spec ?? job} />
         {run && <Given run={run} />}
         <Versions job={job} />
@@ -60,7 +62,7 @@ function Life({ run }: { run: Run }) {
   );
 }
 
-function Measured({ run }: { run: Run }) {
+function Measured({ job, run }: { job: Job; run: Run }) {
   const curves = useCurves(run.id);
   const replicas = useReplicas(run.id);
   const last = new Map<string, string>();
@@ -72,6 +74,7 @@ function Measured({ run }: { run: Run }) {
   return (
     <Part title="Where it stands">
       {shown.length === 0 && <Text size="sm" c="dimmed">Nothing was measured yet. In the program: <Code>mlaas.log({"{"}"loss": loss{"}"}, step)</Code></Text>}
+      <Headline job={job} run={run} />
       <dl className="facts">
         {shown.map(([key, text]) => [<dt key={key}>{key}</dt>, <dd key={`${key}-last`}>{text}</dd>])}
         {replicas && replicas.length > 0 && <><dt>replicas</dt><dd>{tally(replicas.map((r) => r.status))}</dd></>}
@@ -86,6 +89,8 @@ function tally(states: string[]): string {
   for (const s of states) n.set(s, (n.get(s) ?? 0) + 1);
   return [...n].map(([s, k]) => `${k} ${s}`).join(", ");
 }
+
+const short = (v: unknown) => (typeof v === "number" ? value(v) : String(v));
 
 /** What was asked for, and what of it is a default. */
 function Plan({ spec }: { spec: Pick<Job, "environment" | "roles" | "execution" | "data" | "code"> }) {
@@ -146,17 +151,27 @@ function Versions({ job }: { job: Job }) {
 }
 
 function Runs({ job, runs }: { job: Job; runs: Run[] }) {
+  const judged = useQuery(judgedQuery(job.id)).data;
+  const [chosen, choose] = useState<string[]>([]);
+  const did = new Map(judged?.runs.map((r) => [r.run, r]));
   return (
     <section aria-label="Runs">
-      <Title order={2} size="h5" mb="xs">Runs</Title>
+      <Group mb="xs" gap="sm">
+        <Title order={2} size="h5">Runs</Title>
+        {chosen.length >= 2 && <ButtonTo size="compact-sm" variant="default" to="/compare" search={{ runs: chosen.map((n) => `${job.name}/${n}`).join(",") }}>Compare {chosen.length}</ButtonTo>}
+        {runs.length >= 2 && chosen.length < 2 && <Text size="xs" c="dimmed">Select two to compare.</Text>}
+      </Group>
       <div className="wide" tabIndex={0} role="region" aria-label="Table of runs">
         <Table>
-          <Table.Thead><Table.Tr><Table.Th>run</Table.Th><Table.Th>status</Table.Th><Table.Th>version</Table.Th><Table.Th>asked for</Table.Th><Table.Th>lasted</Table.Th><Table.Th>why</Table.Th></Table.Tr></Table.Thead>
+          <Table.Thead><Table.Tr><Table.Th aria-label="Selected" /><Table.Th>run</Table.Th><Table.Th>status</Table.Th>{judged?.headline && <Table.Th>{judged.headline.metric}</Table.Th>}<Table.Th>version</Table.Th><Table.Th>asked for</Table.Th><Table.Th>lasted</Table.Th><Table.Th>why</Table.Th></Table.Tr></Table.Thead>
           <Table.Tbody>
             {runs.slice(0, 50).map((r) => (
               <Table.Tr key={r.id}>
+                <Table.Td><Checkbox size="xs" aria-label={`Select run ${r.number}`} checked={chosen.includes(String(r.number))} disabled={chosen.length >= 8 && !chosen.includes(String(r.number))}
+                  onChange={(e) => { const on = e.currentTarget.checked; choose((was) => (on ? [...was, String(r.number)] : was.filter((n) => n !== String(r.number)))); }} /></Table.Td>
                 <Table.Td><To to="/jobs/$job/$tab" params={{ job: job.name, tab: "overview" }} search={{ run: String(r.number) }}>{r.number}</To></Table.Td>
                 <Table.Td><Status of={r.status.state} /></Table.Td>
+                {judged?.headline && <Table.Td title={did.has(r.id) ? `best, at step ${did.get(r.id)!.best.step}` : undefined}>{did.has(r.id) ? `${judged.best === r.id && judged.runs.length > 1 ? "★ " : ""}${short(did.get(r.id)!.best.value)}` : ""}</Table.Td>}
                 <Table.Td>v{r.version.number}</Table.Td>
                 <Table.Td title={full(r.created)}>{when(r.created)}</Table.Td>
                 <Table.Td>{r.status.started && r.status.ended ? lasting(Date.parse(r.status.ended) - Date.parse(r.status.started)) : ""}</Table.Td>

@@ -3,6 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
+import type { Job } from "../api/client";
 import { useJobs } from "../api/live";
 import { newestJobs } from "../api/queries";
 import { typing } from "../shell/Shell";
@@ -111,7 +112,7 @@ function List({ found }: { found: ReturnType<typeof rows> }) {
                   <To to="/jobs/$job/$tab" params={{ job: j.name, tab: "overview" }} search={{}} fw={600}>{j.name}{j.status?.number ? `/${j.status.number}` : ""}</To>
                   {narrow && <Status of={j.status?.state ?? ""} />}
                   <Text className="reason" size="sm" c="dimmed" title={j.status?.reason}>{j.status?.reason ?? "It has never run."}</Text>
-                  <Text className="more" size="sm">{headline(job)}</Text>
+                  <Text className="more" size="sm" title={headline(job).why}>{headline(job).text}</Text>
                   <Text className="more" size="sm" c="dimmed" ta="right" title={job?.updated}>{when(job?.updated)}</Text>
                 </div>
               );
@@ -123,13 +124,12 @@ function List({ found }: { found: ReturnType<typeof rows> }) {
   );
 }
 
-/** The measure that tells most: the one that the job names, or one of what the last run came to. */
-function headline(job: { evaluation: { metric?: string }; results?: unknown } | undefined): string {
-  const metrics = (job?.results as { metrics?: Record<string, number> } | null | undefined)?.metrics;
-  if (!metrics) return "";
-  const key = job?.evaluation.metric ?? ["val_acc", "val_accuracy", "accuracy", "acc", "val_loss", "loss"].find((k) => k in metrics) ?? Object.keys(metrics)[0];
-  const v = key === undefined ? undefined : metrics[key];
-  return key === undefined || v === undefined ? "" : `${key} ${typeof v === "number" ? value(v, 3) : v}`;
+/** The metric that the job is judged by, at its best in the last run that ended. */
+function headline(job: Job | undefined): { text: string; why: string } {
+  const judged = job?.results?.judged;
+  if (!judged) return { text: "", why: "" };
+  const n = (v: unknown) => (typeof v === "number" ? value(v, 3) : String(v));
+  return { text: `${judged.metric} ${n(judged.best.value)}`, why: `best at step ${judged.best.step}, last ${n(judged.value)}; ${judged.metric}, because ${judged.why}` };
 }
 
 function Bulk({ jobs, clear }: { jobs: ReturnType<typeof rows>; clear: () => void }) {
@@ -141,6 +141,7 @@ function Bulk({ jobs, clear }: { jobs: ReturnType<typeof rows>; clear: () => voi
     <Group gap="xs" role="toolbar" aria-label="Of what is selected">
       <Text size="sm" fw={600}>{many(jobs.length, "job")} selected</Text>
       <Button size="xs" variant="default" disabled={running.length === 0} loading={stop.isPending} onClick={() => stop.mutate(running.map((j) => j.job))}>Stop {running.length || ""}</Button>
+      {jobs.filter((j) => j.status?.number).length >= 2 && <ButtonTo size="xs" variant="default" to="/compare" search={{ runs: jobs.filter((j) => j.status?.number).map((j) => `${j.name}/${j.status!.number}`).slice(0, 8).join(",") }}>Compare</ButtonTo>}
       <Button size="xs" variant="default" loading={remove.isPending} onClick={() => remove.mutate(jobs.map((j) => j.job), { onSuccess: clear })}>Delete</Button>
       <Button size="xs" variant="subtle" onClick={clear}>Clear</Button>
     </Group>

@@ -26,6 +26,7 @@ function Search({ close, keys }: { close: () => void; keys: () => void }) {
   const all = useMemo<Choice[]>(() => [
     { name: "New job", what: "do", act: () => void navigate({ to: "/jobs/new" }) },
     ...places.map((p) => ({ name: p.name, what: "page", act: () => void navigate({ to: p.to }) })),
+    { name: "Compare runs", what: "page", act: () => void navigate({ to: "/compare" }) },
     { name: "REST API", what: "page", act: () => void navigate({ to: "/docs/api" }) },
     { name: scheme === "dark" ? "Use light colours" : "Use dark colours", what: "do", act: () => setColorScheme(scheme === "dark" ? "light" : "dark") },
     { name: "Keyboard shortcuts", what: "do", act: keys },
