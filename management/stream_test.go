@@ -429,7 +429,7 @@ func TestStreamMessages(t *testing.T) {
 
 func TestStreamAsLines(t *testing.T) {
 	a, run := running(t)
-	a.do("GET", "/api/stream", nil).refuses(422, "invalid", "topic", "job, replica, log or metric")
+	a.do("GET", "/api/stream", nil).refuses(422, "invalid", "topic", "job, replica, log, metric or kernel")
 	a.do("GET", "/api/stream?topic=log", nil).refuses(422, "invalid", "run", "the id of a run")
 	a.do("GET", "/api/stream?topic=log&run=x", nil).refuses(404, "not_found", "", "")
 	a.do("GET", "/api/stream?topic=job&from=-1", nil).refuses(422, "invalid", "from", "at least 0")
