@@ -91,6 +91,23 @@ func (m *Management) jupyterSpecs(ctx context.Context, in *jobIn) (*Answer[Jupyt
 	return &Answer[JupyterSpec]{Body: JupyterSpec{jupyterName, map[string]JupyterSpecItem{jupyterName: one}}}, err
 }
 
+type jupyterSpecIn struct {
+	jobIn
+	Name string `path:"name" doc:"mlaas: there is no other" example:"mlaas"`
+}
+
+func (m *Management) jupyterSpec(ctx context.Context, in *jupyterSpecIn) (*Answer[JupyterSpecItem], error) {
+	all, err := m.jupyterSpecs(ctx, &in.jobIn)
+	if err != nil {
+		return nil, err
+	}
+	one, ok := all.Body.Specs[in.Name]
+	if !ok {
+		return nil, fmt.Errorf("there is no kind of kernel %q, but %s: %w", clip(in.Name, 40), jupyterName, mlaas.ErrNotFound)
+	}
+	return &Answer[JupyterSpecItem]{Body: one}, nil
+}
+
 func (m *Management) jupyterView(ctx context.Context, r mlaas.Run, s mlaas.RunState) (JupyterKernel, error) {
 	v, err := m.kernelView(ctx, r, s)
 	state := v.State

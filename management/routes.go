@@ -67,6 +67,7 @@ func (m *Management) routes() []route {
 		{"GET /api/job/{id}/jupyter/api", "jupyterVersion", "Read of which version the API of Jupyter is that a job answers: docs/how-to/jupyter.md", auth.Member, reads(200, m.jupyterVersion)},
 		{"GET /api/job/{id}/jupyter/api/status", "jupyterStatus", "Read how busy it is", auth.Member, reads(200, m.jupyterStatus)},
 		{"GET /api/job/{id}/jupyter/api/kernelspecs", "jupyterSpecs", "Read what kernels there are: the job's", auth.Member, reads(200, m.jupyterSpecs)},
+		{"GET /api/job/{id}/jupyter/api/kernelspecs/{name}", "jupyterSpec", "Read what one kind of kernel is", auth.Member, reads(200, m.jupyterSpec)},
 		{"GET /api/job/{id}/jupyter/api/kernels", "jupyterKernels", "List the kernel of the job, if it lives", auth.Member, reads(200, m.jupyterKernels)},
 		{"POST /api/job/{id}/jupyter/api/kernels", "jupyterStart", "Start the kernel of the job; where one lives, it is that", auth.Member, writes(m, 201, m.jupyterStart)},
 		{"GET /api/job/{id}/jupyter/api/kernels/{kernel}", "jupyterKernel", "Read the kernel", auth.Member, reads(200, m.jupyterKernel)},

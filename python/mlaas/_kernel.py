@@ -135,13 +135,11 @@ class Kernel:
         if generation != self.generation:
             return
         asked, lived = self.asked, time.monotonic() - self.begun
+        why = asked or "the kernel died" + _cause(code)
         if not asked:
-            self._drop("its kernel died")
+            self._drop(why)
         self._close()
-        if asked:
-            why = asked
-        else:
-            why = "the kernel died" + _cause(code)
+        if not asked:
             say({"type": "kernel", "state": "dead", "reason": why})
             why += "; it began again, with nothing of what it knew"
         if not self.ready and not asked and lived < START and self.generation > 2:
