@@ -113,6 +113,8 @@ func checkOpen(ask mlaas.Open) error {
 	switch t := ask.Terminal; {
 	case ask.Look == mlaas.LookStacks || ask.Look == mlaas.LookDebugger:
 		return nil
+	case ask.Kernel != nil && ask.Look == "" && ask.Port == 0 && len(ask.Command) == 0:
+		return nil
 	case ask.Look != "":
 		return mlaas.Invalid("look", "stacks or debugger", ask.Look)
 	case (ask.Port != 0) == (len(ask.Command) > 0):
@@ -133,6 +135,8 @@ func checkOpen(ask mlaas.Open) error {
 func (m *Monitor) audit(ctx context.Context, f mlaas.Fence, ask mlaas.Open, by string) error {
 	what := fmt.Sprintf("%s ran %s", by, strings.Join(ask.Command, " "))
 	switch {
+	case ask.Kernel != nil: // each execution says who asked for it
+		return nil
 	case ask.Look == mlaas.LookStacks:
 		what = by + " read the stacks of its threads"
 	case ask.Look == mlaas.LookDebugger:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/auth"
 	"mlaas.dev/mlaas/series"
 	"mlaas.dev/mlaas/store"
 )
@@ -130,7 +131,8 @@ func (m *Management) bringSome(ctx context.Context, k runKey, records store.Reco
 	}
 	for _, f := range found {
 		e := f.Value
-		within, cancel := context.WithTimeout(ctx, lookWithin)
+		who := auth.With(ctx, auth.Principal{Tenant: k.tenant, Name: e.By}) // who asked has gone on
+		within, cancel := context.WithTimeout(who, lookWithin)
 		_, err := m.askKernel(within, r, e.Bundle, kernelWord{Op: "execute", Execution: &e})
 		cancel()
 		if err != nil {

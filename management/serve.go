@@ -99,6 +99,7 @@ func (m *Management) answer(w http.ResponseWriter, r *http.Request, rt route) {
 // who finds out who is asking. One who is known by a cookie alone must come
 // from our own pages: a browser sends cookies whoever wrote the page.
 func (m *Management) who(r *http.Request) (auth.Principal, error) {
+	r = jupyterToken(r)
 	who, err := m.Auth.Who(r)
 	if err != nil || !auth.ByCookie(r) {
 		return who, err

@@ -117,6 +117,8 @@ func streamByte(s string) (byte, bool) {
 		return 2, true
 	case mlaas.ContainerStream:
 		return 3, true
+	case mlaas.KernelStream:
+		return 4, true
 	}
 	return 0, false
 }
@@ -129,6 +131,8 @@ func streamName(b byte) string {
 		return "stderr"
 	case 3:
 		return mlaas.ContainerStream // v0.1 reads it as the platform's
+	case 4:
+		return mlaas.KernelStream // the same
 	default:
 		return "platform"
 	}

@@ -61,6 +61,8 @@ func (o *opener) begin(ctx context.Context, ask mlaas.Open) {
 		switch {
 		case full:
 			end = stream.Fail(fmt.Errorf("%d streams into this replica are open, which is all there may be: close one: %w", maxOpen, mlaas.ErrTooMany))
+		case ask.Kernel != nil:
+			end = o.s.toKernel(life, ask.Kernel, at)
 		case ask.Look != "":
 			end = o.s.look(life, ask.Look, at)
 		case ask.Port > 0:
@@ -107,17 +109,22 @@ func (s *Supervisor) connect(ctx context.Context, port int, at *stream.Stream) s
 		return stream.Fail(fmt.Errorf("nothing listens at port %d of %s: %v: %w", port, s.Fence.Replica, err, mlaas.ErrNotFound))
 	}
 	defer c.Close()
+	s.join(ctx, c, at)
+	return stream.Ending{} // who still writes hears it from the Exit
+}
+
+// join passes on what comes by the stream and by c until c says no more.
+func (s *Supervisor) join(ctx context.Context, c net.Conn, at *stream.Stream) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var back sync.WaitGroup
 	back.Go(func() {
 		copyIn(ctx, at, c, nil)
-		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.CloseWrite() // it may be closed already
+		if half, ok := c.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite() // it may be closed already
 		}
 	})
 	copyOut(ctx, at, stream.Data, c)
 	c.Close()
-	return stream.Ending{} // who still writes hears it from the Exit
 }
 
 // copyIn writes what comes by the stream to w, until there is no more. size is

@@ -38,6 +38,8 @@ type program struct {
 	grace   time.Duration
 	killed  int64 // by the memory ceiling, before the program began
 
+	kernel *kernel // it is one; nil: it is the user's own
+
 	mu     sync.Mutex
 	stderr []string // the last lines, to say why it failed
 	pid    int
@@ -93,11 +95,16 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 		return nil, lock, err
 	}
 	p.see = append(append(p.see, run.ReadOnly...), see...)
-	command, err := s.command(start.Program, run.Python)
+	var err error
+	if start.Program.Kernel != nil {
+		p.kernel, p.command, err = s.aKernel(ctx, start, run, code)
+	} else {
+		p.command, err = s.command(start.Program, run.Python)
+	}
 	if err != nil {
 		return nil, lock, err
 	}
-	p.command, p.runtime = command, run
+	p.runtime = run
 	if p.tracker, err = s.track(); err != nil {
 		return nil, lock, fmt.Errorf("the tracker's socket could not be made: %w", err)
 	}
@@ -105,6 +112,10 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 		p.see = append(p.see, dir)
 	}
 	p.env = s.variables(start, run, p.tracker.path)
+	if p.kernel != nil {
+		p.env = append(p.env, p.kernel.env...)
+		p.see = append(p.see, p.kernel.see...)
+	}
 	return p, lock, nil
 }
 
@@ -373,6 +384,8 @@ func (p *program) run(ctx context.Context, heard <-chan struct{}, why func() *ml
 		done.Status, done.Reason = mlaas.ReplicaStopped, "stopped: "+reason
 	case reason != "": // the timeout
 		done.Status, done.Reason = mlaas.ReplicaFailed, reason
+	case code == 0 && p.kernel != nil:
+		done.Status, done.Reason = mlaas.ReplicaSucceeded, p.kernel.over()
 	case code == 0:
 		done.Status, done.Reason = mlaas.ReplicaSucceeded, "the program ended"
 	case state.Signaled():
@@ -430,13 +443,16 @@ func (p *program) start() (wait func() (syscall.WaitStatus, error), rest func(),
 			return nil, nil, err
 		}
 	}
-	null, err := os.Open(os.DevNull)
+	in, err := os.Open(os.DevNull)
+	if p.kernel != nil {
+		in, err = p.kernel.pair()
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	defer null.Close()
+	defer in.Close()
 	attr := &os.ProcAttr{Dir: filepath.Join(s.Folder, CodeDir), Env: env, Sys: apart(),
-		Files: []*os.File{null, pipes[0].w, pipes[1].w}}
+		Files: []*os.File{in, pipes[0].w, pipes[1].w}}
 	if len(s.Enter) > 0 {
 		attr.Files = append(attr.Files, pipes[2].w)
 	}
@@ -487,7 +503,11 @@ func (p *program) start() (wait func() (syscall.WaitStatus, error), rest func(),
 		pipes[i].w = nil
 	}
 	var readers sync.WaitGroup
-	for i, stream := range []string{"stdout", "stderr"} {
+	streams := []string{"stdout", "stderr"}
+	if p.kernel != nil {
+		streams[0] = mlaas.KernelStream
+	}
+	for i, stream := range streams {
 		readers.Go(func() { p.read(stream, pipes[i].r) })
 	}
 	why := make(chan string, 1)

@@ -7,7 +7,7 @@
 // supervisor.go is its life, talk.go the conversation with the door, spool.go
 // what is kept until the door has it, program.go the user's program, fetch.go
 // what goes in, tracker.go and checkpoint.go what comes out, open.go what people
-// look in by.
+// look in by, kernel.go what takes the program's place in a kernel.
 package supervisor
 
 import (
@@ -37,6 +37,10 @@ type Supervisor struct {
 	// Prepare makes the environment that a program runs in. It is called at
 	// most once; say takes a sentence for the user about what goes on.
 	Prepare func(ctx context.Context, e mlaas.Environment, lock []byte, say func(string)) (*Runtime, error)
+
+	// Tools makes a folder of what a kernel needs besides the environment, for its
+	// Python: see package environment. Empty: the environment must have it.
+	Tools func(ctx context.Context, python string, say func(string)) (string, error)
 
 	// Drain says that the program is over and its supervisor died: deliver what
 	// is in the spool, then end.

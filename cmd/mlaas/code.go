@@ -42,6 +42,7 @@ func (c *cli) codeCommand() *cobra.Command {
 			})},
 		c.codePull(),
 		c.codePreview(),
+		c.codeExec(),
 		c.codeEject(),
 		&cobra.Command{Use: "versions JOB", Short: "List the versions", Args: one("one JOB", "mlaas code versions mnist"),
 			Example: "  mlaas code versions mnist",

@@ -77,6 +77,9 @@ func superviseCommand() *cobra.Command {
 					return &run, nil
 				},
 			}
+			if !config.Image {
+				s.Tools = manager.Tools
+			}
 			go func() {
 				<-suspend
 				s.Suspend(grace, why)

@@ -86,7 +86,8 @@ test("code is edited, saved as a new version and run", async () => {
   await page.locator(".cm-insertedLine, .cm-changedLine").filter({ hasText: "edited in the browser" }).first().waitFor();
   await page.getByText("Text", { exact: true }).click();
   await editor.click();
-  await page.keyboard.press("Control+Enter");
+  await page.keyboard.press("Control+s");
+  await page.getByRole("button", { name: "Run v2 as job" }).click();
   await page.getByRole("heading", { name: "Output of run 2" }).waitFor();
   await page.getByText("of this code, v2").waitFor();
   await page.getByRole("log").getByText("step 0: loss").waitFor();

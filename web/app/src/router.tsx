@@ -19,6 +19,7 @@ export type JobSearch = {
   v?: string | undefined;
   file?: string | undefined;
   show?: "prepared" | "diff" | undefined;
+  against?: string | undefined; // the number of the version that the changes are shown against
   replica?: string | undefined;
   q?: string | undefined;
   level?: "error" | "warning" | "stderr" | "platform" | undefined;
@@ -82,6 +83,7 @@ const job = createRoute({
     v: text(s.v),
     file: text(s.file),
     show: one(s.show, ["prepared", "diff"] as const),
+    against: text(s.against),
     replica: text(s.replica),
     q: text(s.q),
     level: one(s.level, ["error", "warning", "stderr", "platform"] as const),

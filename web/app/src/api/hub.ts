@@ -2,12 +2,14 @@
 // number that it heard, so a lost connection leaves no gap and doubles nothing.
 
 export type Ask = {
-  topic: "job" | "replica" | "log" | "metric" | "evaluation";
+  topic: "job" | "replica" | "log" | "metric" | "evaluation" | "draft" | "kernel";
   job?: string;
+  doc?: string;
   run?: string;
   replica?: string;
   grep?: string;
   tail?: number;
+  from?: number; // where it begins, instead of a snapshot
 };
 
 export type Event = {

@@ -4,10 +4,11 @@
 import { QueryClient, skipToken, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useSyncExternalStore } from "react";
 import { Problem } from "./client";
+import { said } from "../live/outputs";
 import { Hub, type Ask, type Event, type Link, type Socket } from "./hub";
-import { curves, evaluations, jobs, log, replicas, type JobEvent } from "./topics";
+import { curves, draft, evaluations, jobs, log, replicas, type JobEvent } from "./topics";
 
-type Reduce<T> = (known: T | undefined, heard: Event[]) => T;
+type Reduce<T> = (known: T | undefined, heard: Event[]) => T | undefined;
 
 const every = 100; // milliseconds between two changes of a topic in the page
 const linger = 5000; // after the last who showed it
@@ -114,6 +115,17 @@ export const useReplicas = (run: string | undefined) => useTopic(run ? { topic: 
 export const useCurves = (run: string | undefined) => useTopic(run ? { topic: "metric", run } : undefined, curves);
 export const useEvaluations = (run: string | undefined) => useTopic(run ? { topic: "evaluation", run } : undefined, evaluations);
 
+/** The draft of a job. Refused is why it has none. */
+export function useDraft(job: string) {
+  const ask: Ask = { topic: "draft", job };
+  const data = useTopic(ask, draft);
+  const refused = useQuery<{ detail?: string }>({ queryKey: ["refused", ask], queryFn: skipToken, staleTime: Infinity }).data;
+  return { draft: data, refused: refused?.detail };
+}
+
+/** What a kernel said, from its beginning. */
+export const useSaid = (run: string | undefined) => useTopic(run ? { topic: "kernel", run, from: 0 } : undefined, said);
+
 /** Follows the log of a run, or the lines of it that match. Refused is why not. */
 export function useLog(run: string | undefined, only: { replica?: string | undefined; grep?: string | undefined }) {
   const ask: Ask | undefined = run
@@ -147,7 +159,7 @@ export function newLive(cache: QueryClient): Live {
   hub.onLink(() => {
     const now = hub.link.state;
     // What came by requests may have changed while nobody told.
-    if (now === "live" && before === "away") void cache.invalidateQueries({ predicate: (q) => q.queryKey[0] !== "topic" && q.queryKey[0] !== "refused" });
+    if (now === "live" && before === "away") void cache.invalidateQueries({ predicate: (q) => !["topic", "refused", "doc"].includes(String(q.queryKey[0])) });
     before = now;
   });
   window.addEventListener("online", () => hub.hurry());

@@ -32,6 +32,21 @@ export const contentQuery = (job: string, version: string) =>
     queryFn: async () => (await answer(api.GET("/api/job/{id}/code/{versionId}", { params: { path: { id: job, versionId: version }, query: { content: true } } }))) as VersionContent, // and no archive
   });
 
+/** Where the kernel of a job stands. It is asked again while it is being started: only then does nobody tell. */
+export const kernelQuery = (job: string) =>
+  queryOptions({ queryKey: ["kernel", job], queryFn: () => answer(api.GET("/api/job/{id}/kernel", path(job))), refetchInterval: (q) => (["queued", "starting"].includes(q.state.data?.state ?? "") ? 500 : 10_000) });
+
+export const executionsQuery = (job: string) =>
+  queryOptions({ queryKey: ["executions", job], queryFn: async () => (await answer(api.GET("/api/job/{id}/kernel/execution", { params: { path: { id: job }, query: { limit: 200 } } }))).items ?? [] });
+
+/** The texts of a job's draft as they are now, for a search through them. */
+export const draftTextsQuery = (job: string) =>
+  queryOptions({ queryKey: ["draft texts", job], staleTime: 2000, queryFn: async () => (await answer(api.GET("/api/job/{id}/draft", { params: { path: { id: job }, query: { content: true } } }))).content ?? {} });
+
+/** The text of a file of the draft, to be edited. It is never asked for again by itself: an editor goes on from it. */
+export const docQuery = (job: string, path: string, opening: number) =>
+  queryOptions({ queryKey: ["doc", job, path, opening], staleTime: Infinity, gcTime: 0, queryFn: () => answer(api.POST("/api/job/{id}/draft/open", { params: { path: { id: job } }, body: { path } })) });
+
 export const preparedQuery = (job: string, version: string) =>
   queryOptions({ queryKey: ["prepared", job, version], queryFn: async () => (await answer(api.GET("/api/job/{id}/code/{versionId}/prepared", { params: { path: { id: job, versionId: version } } }))) as PreparedCode });
 

@@ -1,6 +1,6 @@
 // What the topics of the stream come to: pure functions from what was known and
 // what was heard to what is known now.
-import type { Evaluated, JobStatus, Line, Replica } from "./client";
+import type { Draft, Evaluated, JobStatus, Line, Replica } from "./client";
 import type { Event } from "./hub";
 
 export type JobEvent = { job: string; name: string; status?: JobStatus; deleted?: boolean };
@@ -46,6 +46,12 @@ export function evaluations(known: Evaluated[] | undefined, heard: Event[]): Eva
     if (e.type === "snapshot" || e.type === "delta") for (const v of e.data as Evaluated[]) add(v);
   }
   return [...now.values()].sort((a, b) => a.step - b.step || natural(b.replica, a.replica));
+}
+
+/** The draft of a job, which comes whole each time. */
+export function draft(known: Draft | undefined, heard: Event[]): Draft | undefined {
+  for (const e of heard) if (e.type === "snapshot" || e.type === "delta") known = (e.data as Draft[]).at(-1) ?? known;
+  return known;
 }
 
 export type Log = { lines: Line[]; left: number }; // left: lines that were shown and are no longer kept here

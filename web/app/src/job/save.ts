@@ -31,4 +31,9 @@ export async function saveVersion(job: string, base: VersionContent | undefined,
   return answer(api.POST("/api/job/{id}/code", { ...path, body: { files } }));
 }
 
+/** The digest of bytes; undefined where the browser gives none, as to a page that came without TLS from another machine. */
+export async function digestOf(bytes: BufferSource): Promise<string | undefined> {
+  return globalThis.crypto?.subtle ? `sha256:${hex(await crypto.subtle.digest("SHA-256", bytes))}` : undefined;
+}
+
 const hex = (bytes: ArrayBuffer) => [...new Uint8Array(bytes)].map((b) => b.toString(16).padStart(2, "0")).join("");
