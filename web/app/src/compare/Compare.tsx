@@ -268,7 +268,7 @@ function Code({ runs }: { runs: Run[] }) {
       </Group>
       {!shown ? <Text>{nameOf(first)} and {nameOf(other)} ran the same code.</Text> : (
         <Suspense fallback={<Text role="status">One moment…</Text>}>
-          <Editor key={`${first.id} ${other.id} ${shown}`} path={shown} text={after[shown] ?? ""} base={before[shown] ?? ""} readOnly change={nothing} save={nothing} run={nothing} />
+          <Editor key={`${first.id} ${other.id} ${shown}`} path={shown} text={after[shown] ?? ""} base={before[shown] ?? ""} save={nothing} run={nothing} />
         </Suspense>
       )}
     </Stack>
