@@ -33,10 +33,13 @@ torch() {
 }
 beside=(numpy filelock typing-extensions sympy networkx jinja2 fsspec packaging pyyaml tqdm regex requests safetensors psutil aiohttp tensorboard matplotlib setuptools)
 
-make_ tensorflow tensorflow-cpu numpy
+make_ tensorflow tensorflow-cpu numpy tensorboard
 make_ tensorflow-old "tensorflow-cpu==2.15.*" "scikit-learn==1.2.*" "numpy<2" tensorboardX
 make_ torch "${beside[@]}" huggingface-hub tokenizers keras
 make_ torch-old "${beside[@]}" "setuptools<80" "numpy<2" "huggingface-hub<0.25" "tokenizers<0.20"
 make_ jax jax optax keras tensorboardX hydra-core absl-py click matplotlib
 make_ trees xgboost-cpu lightgbm scikit-learn matplotlib pandas
 make_ trees-old "xgboost==1.7.*" "lightgbm==3.3.*" "scikit-learn==1.3.*" "numpy<2" "pandas<2.2"
+
+# The same PyTorch as a wheel, for the environments that the platform makes.
+python3 "$here/cpu_torch.py" "$folder/torch" "$folder/index" >&2

@@ -42,6 +42,9 @@ _TRACKED = (
     # PyTorch and what trains with it.
     ("torch.optim.optimizer", "pytorch", "optimizer"),
     ("torch._tensor", "pytorch", "tensor"),
+    ("torch.amp.grad_scaler", "pytorch", "scaler"),
+    ("torch.cuda.amp.grad_scaler", "pytorch", "scaler"),
+    ("accelerate.accelerator", "pytorch", "accelerator"),
     ("lightning.pytorch.trainer.trainer", "lightning", "trainer"),
     ("pytorch_lightning.trainer.trainer", "lightning", "trainer"),
     ("transformers.trainer_callback", "transformers", "trainer_callback"),

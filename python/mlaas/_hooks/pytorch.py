@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Tuple
 from .. import _hook, _watch
 
 _sites: Dict[Tuple[Any, int], str] = {}  # a place that calls backward, and what its loss is called
+_users: Dict[Any, bool] = {}  # whether a function is the user's
+_given: List[Any] = []  # losses of which a library makes others before it derives them
 _pending: Dict[str, Any] = {}  # losses since the last step, not read
 _stream = _watch.Stream(_watch.STEP)
 _counts: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
@@ -32,13 +34,44 @@ def tensor(module: Any) -> None:
     _hook.wrap(module.Tensor, "backward", make)
 
 
+def scaler(module: Any) -> None:
+    """Hook GradScaler.scale: the loss is what it was given, not what it gives."""
+
+    def make(inner: Any) -> Any:
+        def scale(self: Any, outputs: Any) -> Any:
+            result = inner(self, outputs)
+            if result is not outputs and hasattr(result, "grad_fn"):
+                result._mlaas_unscaled = outputs
+            return result
+
+        return scale
+
+    _hook.wrap(module.GradScaler, "scale", make)
+
+
+def accelerator(module: Any) -> None:
+    """Hook Accelerator.backward, which divides the loss by the calls of a step."""
+
+    def make(inner: Any) -> Any:
+        def backward(self: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+            _given.append(loss)
+            try:
+                return inner(self, loss, *args, **kwargs)
+            finally:
+                _given.pop()
+
+        return backward
+
+    _hook.wrap(module.Accelerator, "backward", make)
+
+
 def _lost(loss: Any) -> None:
     global _backwards, _steps
+    loss = _given[-1] if _given else loss.__dict__.get("_mlaas_unscaled", loss)
     region = _watch.led()
     if region is not None and region.steps or loss.numel() != 1:
         return
-    frame = sys._getframe(3)
-    site = (frame.f_code, frame.f_lasti)
+    site = _site(sys._getframe(3))
     key = _sites.get(site)
     if key is None:
         key = _name(loss, site)
@@ -56,6 +89,21 @@ def _lost(loss: Any) -> None:
     # It leaves its graph, or it would keep the whole step alive.
     _pending[key] = loss.detach()
     _stream.kept = (_pending, _steps + 1 if _watched else _steps)
+
+
+def _site(frame: Any) -> Tuple[Any, int]:
+    """The place in the user's code that asks for the gradients."""
+    nearest, left = frame, 24
+    while frame is not None and left:
+        mine = _users.get(frame.f_code)
+        if mine is None:
+            mine = _watch.users(frame)
+            if len(_users) < 1000:
+                _users[frame.f_code] = mine
+        if mine:
+            return frame.f_code, frame.f_lasti
+        frame, left = frame.f_back, left - 1
+    return nearest.f_code, nearest.f_lasti
 
 
 def _name(loss: Any, site: Tuple[Any, int]) -> str:

@@ -81,6 +81,19 @@ def summary_writer(module: Any) -> None:
 
         return add_scalar
 
+    def scalars(inner: Any) -> Any:
+        def add_scalars(self: Any, main_tag: Any, tag_scalar_dict: Any, global_step: Any = None, *args: Any, **kwargs: Any) -> Any:
+            global _inside
+            _inside += 1  # each has a writer of its own, and all of them the same tag
+            try:
+                result = inner(self, main_tag, tag_scalar_dict, global_step, *args, **kwargs)
+            finally:
+                _inside -= 1
+            _hook.guarded(_scalars, main_tag, tag_scalar_dict, global_step)
+            return result
+
+        return add_scalars
+
     def hparams(inner: Any) -> Any:
         def add_hparams(self: Any, hparam_dict: Any, *args: Any, **kwargs: Any) -> Any:
             result = inner(self, hparam_dict, *args, **kwargs)
@@ -90,7 +103,13 @@ def summary_writer(module: Any) -> None:
         return add_hparams
 
     _hook.wrap(module.SummaryWriter, "add_scalar", scalar)
+    _hook.wrap(module.SummaryWriter, "add_scalars", scalars)
     _hook.wrap(module.SummaryWriter, "add_hparams", hparams)
+
+
+def _scalars(main: Any, given: Any, step: Any) -> None:
+    for tag, v in given.items():
+        _scalar("%s/%s" % (main, tag), v, step)
 
 
 def _scalar(tag: Any, v: Any, step: Any) -> None:

@@ -55,7 +55,7 @@ def _round(callback: Any, epoch: int, evals_log: Any) -> None:
 
 
 def _trained(model: Any) -> None:
-    if hasattr(model, "num_boosted_rounds"):
+    if hasattr(model, "num_boosted_rounds") and hasattr(model, "num_features"):  # and not the folds of cv
         rounds = int(model.num_boosted_rounds())
         _watch.model(model, lambda: {"kind": "XGBoost Booster", "rounds": rounds, "features": int(model.num_features())})
 
