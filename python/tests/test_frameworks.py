@@ -671,6 +671,7 @@ def test_hydra(found, tmp_path):
         ("f1-score = 0.5", None, {"f1_score": 0.5}),
         ("Accuracy of the network on the 10000 test images: 97 %", None, {"accuracy": 0.97}),
         ("Test loss after epoch 3: 0.25", 3, {"test_loss": 0.25}),
+        ("\tTrain Loss: 0.019 | Val. Loss: 0.25", None, {"train_loss": 0.019, "val_loss": 0.25}),
         ("| rmse | 1.2984 |", None, {"rmse": 1.2984}),
         # ordinary text
         ("error 404", None, None),

@@ -118,9 +118,9 @@ def _name(text: str) -> Optional[Tuple[str, str]]:
         return None
     key = [last.replace("-", "_")]
     i = len(words) - 1
-    while i > 0 and words[i - 1].strip("-").lower() in OF:
+    while i > 0 and words[i - 1].strip("-.").lower() in OF:
         i -= 1
-        key.insert(0, words[i].strip("-").lower())
+        key.insert(0, words[i].strip("-.").lower())
     return "_".join(key), " ".join(words[:i])
 
 

@@ -219,12 +219,14 @@ def _begin(optimizer: Any) -> None:
     """The first step of an optimizer: what it is, and what it trains."""
     group = optimizer.param_groups[0]
     given = {k: v for k, v in group.items() if k != "params" and isinstance(v, (bool, int, float, str))}
+    if "initial_lr" in group:  # a schedule has changed it before the first step
+        given["lr"] = optimizer.defaults.get("lr", group["initial_lr"]) if "max_lr" in group else group["initial_lr"]
     _watch.params(dict(given, optimizer=type(optimizer).__name__), type(optimizer).__name__)
     mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
     model = _owner(mine)
     if model is not None:
         _watch.model(model, lambda: summary(model))
-    else:
+    elif _watch.led() is None:  # a trainer has said it
         _watch.model(optimizer, lambda: {"kind": "PyTorch parameters", "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])})
 
 
