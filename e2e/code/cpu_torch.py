@@ -90,6 +90,8 @@ def pack(site, folder):
             "Version: %s\n" % version if line.startswith("Version: ") else line
             for line in f if not re.match(r"Requires-Dist: (nvidia|cuda|triton)", line)
         )
+    with open(os.path.join(info, "entry_points.txt"), "rb") as f:  # by them it finds gloo
+        entries = f.read()
     record = []
     with zipfile.ZipFile(path + ".part", "w", zipfile.ZIP_STORED) as wheel:
 
@@ -106,6 +108,7 @@ def pack(site, folder):
                         put(os.path.relpath(os.path.join(here, name), site), f.read())
         info = "torch-%s.dist-info/" % version
         put(info + "METADATA", metadata.encode())
+        put(info + "entry_points.txt", entries)
         put(info + "WHEEL", ("Wheel-Version: 1.0\nGenerator: cpu_torch\nRoot-Is-Purelib: false\nTag: %s\n" % tag).encode())
         wheel.writestr(info + "RECORD", "".join(record) + info + "RECORD,,\n")
     os.rename(path + ".part", path)

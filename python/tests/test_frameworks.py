@@ -543,6 +543,20 @@ def test_xgboost_estimator(found):
     assert len(f.series["validation_0/logloss"]) == 7 and f.params["max_depth"] == 2 and len(f.series["fit_seconds"]) == 1
 
 
+def test_xgboost_stops_early(found):
+    """The round after which it stops is recorded, too, and the model as it is cut."""
+    needs("xgboost")
+    f = found(
+        "import numpy as np, xgboost as xgb\nrng = np.random.RandomState(0); a = rng.rand(300, 4); b = (a.sum(1) + rng.rand(300) > 2.5).astype(int)\n"
+        "stop = xgb.callback.EarlyStopping(3, save_best=True); r = {}; t = xgb.DMatrix(a[200:], b[200:])\n"
+        "m = xgb.train({'objective': 'binary:logistic', 'max_depth': 6}, xgb.DMatrix(a[:200], b[:200]), 200, evals=[(t, 'test')], evals_result=r, callbacks=[stop], verbose_eval=False)\n"
+        "print('last %.6f' % r['test']['logloss'][-1]); print('evaluated %d' % len(r['test']['logloss'])); print('rounds %d' % m.num_boosted_rounds())\n"
+    )
+    f.agrees("test/logloss", "last", within=1e-5)
+    assert len(f.series["test/logloss"]) == f.printed("evaluated") < 200
+    assert f.models[0]["rounds"] == f.printed("rounds") < f.printed("evaluated")
+
+
 def test_xgboost_cv(found):
     needs("xgboost")
     f = found(

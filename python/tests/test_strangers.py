@@ -36,7 +36,7 @@ STRANGERS = [
     Stranger("search", ["sklearn"], [], {
         "accuracy": (1, None, ""), "test_accuracy": (1, None, "Test accuracy:"), "best_score": (1, None, "Best CV score:"), "roc_auc": (1, None, "RF AUC:"),
         "acc": (5, None, "epoch 4: acc="), "r2": (1, None, "R2 ="), "rmse": (1, None, "RMSE ="),
-    }, {"best.clf__C": 1, "cv": 3}, None),
+    }, {"best.clf__C": 10, "cv": 3}, None),
     Stranger("boosting", ["xgboost", "lightgbm", "sklearn"], [], {
         "validation_1/auc": (2, None, "stopped at"), "test_accuracy": (1, None, "test accuracy:"), "cv/test/logloss": (10, None, "over the folds"),
         "valid/auc": (12, None, "and there"), "valid_0/auc": (2, None, ""), "again/logloss": (4, None, ""), "acc": (1, None, "LGBM acc:"),
