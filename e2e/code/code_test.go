@@ -175,7 +175,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("examples/gallery/%s is run by no test of e2e/code", f.Name())
 		}
 		if example && !strings.Contains(rows, "["+f.Name()+"]") {
-			t.Errorf("the table of %s has no row for %s: make e2e-code writes it", page, f.Name())
+			t.Errorf("the table of %s has no row for %s: make e2e-code UPDATE=-update writes it", page, f.Name())
 		}
 	}
 }
@@ -495,6 +495,6 @@ func table(t *testing.T, rows map[string]string) {
 	case *update:
 		must(t, os.WriteFile(page, []byte(want), 0o644))
 	default:
-		t.Errorf("the table of %s is not what was seen; make e2e-code writes it:\n%s", page, made)
+		t.Errorf("the table of %s is not what was seen; make e2e-code UPDATE=-update writes it:\n%s", page, made)
 	}
 }
