@@ -617,6 +617,20 @@ def test_tensorboard_of_tensorflow(found):
         assert sorted(f.series[key]) == [(0, 0.0), (1, 0.5), (2, 1.0)]
 
 
+def test_tensorboard_of_functions(found):
+    """What a tf.function writes is seen in the file; the same tag of two writers is two metrics."""
+    needs("tensorflow", "tensorboard")
+    thorough("tensorflow")
+    f = found(
+        "import tensorflow as tf\ntrain, test = tf.summary.create_file_writer('logs/train'), tf.summary.create_file_writer('logs/test')\n"
+        "@tf.function\ndef step(i):\n    tf.summary.scalar('inner', tf.cast(i, tf.float32) / 4, step=i)\n"
+        "for i in range(12):\n    with train.as_default(): step(tf.constant(i, tf.int64)); tf.summary.scalar('height', i / 2, step=i)\n"
+        "    with test.as_default(): tf.summary.scalar('height', i * 3.0, step=i)\n"
+    )
+    assert sorted(f.series["inner"]) == [(i, i / 4) for i in range(12)]
+    assert sorted(f.series["height"]) == [(i, i / 2) for i in range(12)] and sorted(f.series["test/height"]) == [(i, i * 3.0) for i in range(12)]
+
+
 def test_matplotlib(found, tmp_path):
     needs("matplotlib")
     found(

@@ -62,6 +62,7 @@ _TRACKED = (
     ("tensorboard.summary.writer.event_file_writer", "tensorboard", "writer"),
     ("tensorboardX.event_file_writer", "tensorboard", "writer"),
     ("tensorboard.plugins.scalar.summary_v2", "tensorboard", "scalar"),
+    ("tensorflow.python.ops.summary_ops_v2", "events", "writers"),
     ("torch.utils.tensorboard.writer", "tensorboard", "summary_writer"),
     ("tensorboardX.writer", "tensorboard", "summary_writer"),
     ("matplotlib.figure", "matplotlib", "figure"),
