@@ -1,7 +1,6 @@
 package code
 
 import (
-	"math"
 	"strconv"
 	"testing"
 )
@@ -23,8 +22,9 @@ var spreads = []spread{
 	{"composed-keras", 0, "test accuracy"},
 }
 
-// noise is how far the accuracy of four replicas may be from that of one:
-// docs/reference/distribution.md states it.
+// noise is how far the accuracy of four replicas may be below that of one:
+// docs/reference/distribution.md states it. It may be above, where a step sees
+// the batches of all four.
 const noise = 0.01
 
 // TestSpread needs the environments that `make e2e-code` makes.
@@ -53,8 +53,8 @@ func TestSpread(t *testing.T) {
 				replica := "worker-" + strconv.Itoa(i)
 				got := accuracy(four, replica)
 				t.Logf("%s: %.4f alone, %.4f as %s of four", s.folder, alone, got, replica)
-				if math.Abs(got-alone) > noise {
-					t.Errorf("%s: accuracy %.4f as %s of four, want %.4f as alone, within %v", s.folder, got, replica, alone, noise)
+				if got < alone-noise {
+					t.Errorf("%s: accuracy %.4f as %s of four, want %.4f as alone, or at most %v less", s.folder, got, replica, alone, noise)
 				}
 			}
 		})
