@@ -4,18 +4,33 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import _hook, _watch
 
-_sites: Dict[Tuple[Any, int], str] = {}  # a place that calls backward, and what its loss is called
+# A place that calls backward, and what its loss is called. By the identity of
+# its code: to hash code is to hash all that is in it.
+_sites: Dict[Tuple[int, int], str] = {}
+_codes: List[Any] = []  # those: an identity is theirs while they live
 _pending: Dict[str, Any] = {}  # losses since the last step, not read
 _stream = _watch.Stream(_watch.STEP)
-_counts: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+_counts: "weakref.WeakKeyDictionary[Any, _Count]" = weakref.WeakKeyDictionary()
 _steps = 0
 _backwards = 0
 _watched = False  # whether an optimizer says when a step is done
 _only: "weakref.WeakSet[Any]" = weakref.WeakSet()  # without hooks: the optimizers that were given to track
+
+
+class _Count:
+    """The steps of one optimizer."""
+
+    __slots__ = ("of", "steps")
+
+    def __init__(self, of: Any, steps: int):
+        self.of, self.steps = weakref.ref(of), steps
+
+
+_latest: Optional[_Count] = None  # of the optimizer that made the last step, which is mostly the one that makes the next
 
 
 def tensor(module: Any) -> None:
@@ -24,7 +39,10 @@ def tensor(module: Any) -> None:
     def make(inner: Any) -> Any:
         def backward(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = inner(self, *args, **kwargs)
-            _hook.guarded(_lost, self)
+            try:
+                _lost(self)
+            except Exception as e:
+                _hook.failed(_lost, e)
             return result
 
         return backward
@@ -37,11 +55,11 @@ def _lost(loss: Any) -> None:
     region = _watch.led()
     if region is not None and region.steps or loss.numel() != 1:
         return
-    frame = sys._getframe(3)
-    site = (frame.f_code, frame.f_lasti)
+    frame = sys._getframe(2)
+    site = (id(frame.f_code), frame.f_lasti)
     key = _sites.get(site)
     if key is None:
-        key = _name(loss, site)
+        key = _name(loss, site, frame.f_code)
     if region is not None:
         key = "batch/" + key
     if not _watched:
@@ -58,7 +76,7 @@ def _lost(loss: Any) -> None:
     _stream.kept = (_pending, _steps + 1 if _watched else _steps)
 
 
-def _name(loss: Any, site: Tuple[Any, int]) -> str:
+def _name(loss: Any, site: Tuple[int, int], code: Any) -> str:
     if len(_sites) > 1000:
         return "loss"
     name = _watch.called(loss)
@@ -68,6 +86,7 @@ def _name(loss: Any, site: Tuple[Any, int]) -> str:
     while unique in taken:
         unique, n = "%s_%d" % (name, n), n + 1
     _sites[site] = unique
+    _codes.append(code)
     return unique
 
 
@@ -132,29 +151,27 @@ def watch(given: Any) -> None:
 
 
 def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    _hook.guarded(_stepped, optimizer)
+    try:
+        _stepped(optimizer)
+    except Exception as e:
+        _hook.failed(_stepped, e)
 
 
 def _stepped(optimizer: Any) -> None:
-    global _steps
+    global _steps, _pending
     region = _watch.led()
     if region is not None and region.steps:
         return
-    count = _counts.get(optimizer)
-    if count is None:
-        # Counting begins where the training stands, and not for one that
-        # merely takes turns with another.
-        count = _watch.step if not _counts else max(_watch.step - 1, 0)
-        _begin(optimizer)
-    _counts[optimizer] = count = count + 1
-    if count > _steps:
-        _steps = count
+    count = _latest
+    if count is None or count.of() is not optimizer:
+        count = _count(optimizer)
+    count.steps += 1
+    if count.steps > _steps:
+        _steps = count.steps
     _watch.at(_steps)
-    due = _stream.sampler.due()
-    if not due:
+    if not _stream.sampler.due():
         if _pending:
-            _stream.kept = (dict(_pending), _steps)
-        _pending.clear()
+            _stream.kept, _pending = (_pending, _steps), {}
         return
     found = dict(_pending)
     _pending.clear()
@@ -165,6 +182,18 @@ def _stepped(optimizer: Any) -> None:
         if "lr" in group:
             found[prefix if i == 0 else "%s/%d" % (prefix, i)] = group["lr"]
     _watch.say(found, _steps, _watch.STEP)
+
+
+def _count(optimizer: Any) -> _Count:
+    global _latest
+    _latest = count = _counts.get(optimizer)
+    if count is None:
+        # Counting begins where the training stands, and not for one that
+        # merely takes turns with another.
+        _latest = count = _Count(optimizer, _watch.step if not _counts else max(_watch.step - 1, 0))
+        _begin(optimizer)
+        _counts[optimizer] = count
+    return count
 
 
 def _begin(optimizer: Any) -> None:
