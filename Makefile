@@ -150,7 +150,8 @@ bench: build bin/versitygw ## what is promised about speed, beside its limit
 bench-kube: build need kube-bin ## what is promised about Kubernetes clusters, beside its limit; only root may
 	$(GO) run ./bench/kube -bin $(CURDIR)/bin/mlaas
 
-bench-tracker: ## what being tracked costs a step; after make e2e-code, whose environments it takes
+bench-tracker: bin/pytest/.done ## what being tracked costs a step; the first time it installs TensorFlow and PyTorch (2.5 GB)
+	UV=$(CURDIR)/bin/pytest/bin/uv e2e/code/environments.sh $(CODE_ENVIRONMENTS) bench-tensorflow bench-torch
 	$(GO) run ./bench/tracker -environments $(CODE_ENVIRONMENTS)
 
 bench-paper: build ## the paper's figure 6.1, short
