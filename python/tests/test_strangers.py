@@ -8,7 +8,7 @@ import sys
 from collections import namedtuple
 
 import pytest
-from test_frameworks import QUIET, Found, needs
+from test_frameworks import QUIET, Found, needs, thorough
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "strangers")
 
@@ -62,6 +62,7 @@ STRANGERS = [
 @pytest.mark.parametrize("s", STRANGERS, ids=[s.name for s in STRANGERS])
 def test_stranger(s, tmp_path, python, supervisor):
     needs(*s.needs)
+    thorough(s.needs[0])
     plain = tmp_path / "plain"
     plain.mkdir()
     shutil.copy(os.path.join(HERE, s.name + ".py"), str(plain / "main.py"))
