@@ -93,11 +93,11 @@ e2e: build ## the scripts of e2e/, against the built binary
 
 # Replicas see little of this machine; /opt they do.
 CODE_ENVIRONMENTS ?= $(if $(filter 0,$(shell id -u)),/opt/mlaas-e2e-code,$(HOME)/.cache/mlaas/e2e-code)
-e2e-code: build bin/pytest/.done ## the gallery and the hooks' tests with every framework, in versions of now and older ones
+e2e-code: build bin/pytest/.done ## the gallery, on one replica and four, and the hooks' tests with every framework, in versions of now and older ones
 	UV=$(CURDIR)/bin/pytest/bin/uv e2e/code/environments.sh $(CODE_ENVIRONMENTS)
 	e2e/code/frameworks.sh $(CODE_ENVIRONMENTS)
 	MLAAS_BIN=$(CURDIR)/bin/mlaas MLAAS_CODE_ENVIRONMENTS=$(CODE_ENVIRONMENTS) MLAAS_CODE_DATA=$$(examples/get_mnist.sh) \
-	  $(GO) test -count=1 -timeout 60m -v ./e2e/code -update
+	  $(GO) test -count=1 -timeout 60m -v ./e2e/code $(UPDATE)
 
 SEEDS ?= 1000
 e2e-kube: need build kube-bin bin/versitygw bin/pytest/.done ## every test that runs Kubernetes clusters; only root may
@@ -150,7 +150,8 @@ bench: build bin/versitygw ## what is promised about speed, beside its limit
 bench-kube: build need kube-bin ## what is promised about Kubernetes clusters, beside its limit; only root may
 	$(GO) run ./bench/kube -bin $(CURDIR)/bin/mlaas
 
-bench-tracker: ## what being tracked costs a step; after make e2e-code, whose environments it takes
+bench-tracker: bin/pytest/.done ## what being tracked costs a step; the first time it installs TensorFlow and PyTorch (2.5 GB)
+	UV=$(CURDIR)/bin/pytest/bin/uv e2e/code/environments.sh $(CODE_ENVIRONMENTS) bench-tensorflow bench-torch
 	$(GO) run ./bench/tracker -environments $(CODE_ENVIRONMENTS)
 
 bench-paper: build ## the paper's figure 6.1, short

@@ -80,9 +80,12 @@ train = Operation(Session.graph)
 session, loss, optimizer, callbacks, logs = Session(), Loss(), Optimizer(), CallbackList(), {"loss": 0.5}
 
 
-def torch_step():
+# As in a program, the code that calls backward is long.
+exec("""def torch_step():
     loss.backward()
     after(optimizer, (), {})
+    if loss is None:
+""" + "".join("        print(%d.5, 'line %d')\n" % (i, i) for i in range(200)))
 
 
 bare, after = {}, lambda *_: None

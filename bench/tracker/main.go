@@ -1,8 +1,8 @@
 // Command tracker measures what being tracked costs a program that knows
 // nothing of it: CPU seconds of a step with tracking, divided by those without,
-// in TensorFlow 1, PyTorch and Keras. The two alternate A B B A, and the
-// interval is over pairs. Beside it stand MLflow and Weights & Biases, offline,
-// on the same programs.
+// in TensorFlow 1, PyTorch and Keras. One process of each does some steps with
+// and some without, A B B A, so that both see the same machine. Beside it stand
+// MLflow and Weights & Biases, offline, on the same programs.
 package main
 
 import (
@@ -31,24 +31,31 @@ var (
 // A loop is a program of step.py.
 type loop struct {
 	framework, environment string
-	steps                  int
 	ms                     float64 // what a step is meant to take
+	beside                 []string
 }
 
 var loops = []loop{
-	{"tf1", "tensorflow", 12_000, 0.3},
-	{"torch", "torch", 4_000, 1},
-	{"keras", "tensorflow", 2_000, 2},
+	{"tf1", "bench-tensorflow", 0.3, []string{"mlflow", "wandb"}},
+	{"torch", "bench-torch", 1, []string{"mlflow", "wandb"}},
+	{"keras", "bench-tensorflow", 2, []string{"mlflow-autolog", "mlflow", "wandb"}},
+}
+
+// A series is some blocks of quads of windows. A window is short, so that what
+// else happens on the machine meets both kinds; a block is what the interval is over.
+type series struct {
+	blocks, quads int
+	seconds       float64 // of a window
 }
 
 func main() {
 	environments := flag.String("environments", "", "folder of the environments that e2e/code/environments.sh makes")
 	library := flag.String("python", "python", "folder of the package mlaas")
-	pairs := flag.Int("pairs", 12, "pairs of runs: 6, 8, 10, 12, 14, 16, 20 or 30")
+	quads := flag.Int("quads", 20, "in each of the 30 blocks of a loop; a quad is four windows of 20 ms")
 	only := flag.String("only", "", "some of tf1, torch, keras, hook; empty: all")
-	beside := flag.Bool("beside", true, "also MLflow and W&B, two pairs each")
+	beside := flag.Bool("beside", true, "also MLflow and W&B")
 	flag.Parse()
-	held, err := run(*environments, *library, *pairs, *only, *beside)
+	held, err := run(*environments, *library, series{30, *quads, 0.02}, *only, *beside)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -58,9 +65,9 @@ func main() {
 	}
 }
 
-func run(environments, library string, pairs int, only string, beside bool) (held bool, err error) {
-	if _, _, err := rig.Interval(make([]float64, pairs)); err != nil {
-		return false, fmt.Errorf("-pairs: %w", err)
+func run(environments, library string, tracked series, only string, beside bool) (held bool, err error) {
+	if tracked.quads < 1 {
+		return false, fmt.Errorf("-quads is %d, want at least 1", tracked.quads)
 	}
 	if library, err = filepath.Abs(library); err != nil {
 		return false, err
@@ -94,7 +101,7 @@ func run(environments, library string, pairs int, only string, beside bool) (hel
 		if !wanted(l.framework) {
 			continue
 		}
-		ok, err := b.loop(l, pairs, beside)
+		ok, err := b.loop(l, tracked, beside)
 		if err != nil {
 			return false, err
 		}
@@ -149,79 +156,85 @@ func (b bench) hooks() (bool, error) {
 	return rig.Row("a hook alone, of 1e6 calls: the dearest", worst, 6, "us", true, note), nil
 }
 
-// once runs a loop and returns its CPU seconds.
-func (b bench) once(l loop, tracked bool, beside string) (float64, error) {
-	args := []string{filepath.Join(b.dir, "step.py"), l.framework, strconv.Itoa(l.steps)}
-	if beside != "" {
-		args = append(args, beside)
+func (b bench) loop(l loop, s series, beside bool) (bool, error) {
+	ours, err := b.measure(l, "mlaas", s)
+	if err != nil {
+		return false, err
 	}
-	cmd := exec.Command(filepath.Join(b.environments, l.environment, "bin", "python"), args...)
+	held := rig.Row("CPU of a step, tracked / not, "+l.framework+": upper end", ours.mean+ours.half, 1.02, "x", true,
+		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d blocks of %d ABBA; a step is %.2f ms (meant: %g), %.2f us of what tracking adds are the thread's that hands over",
+			ours.mean, ours.mean-ours.half, ours.mean+ours.half, s.blocks, s.quads, ours.ms, l.ms, ours.behind))
+	if !beside {
+		return held, nil
+	}
+	for _, other := range l.beside {
+		o, err := b.measure(l, other, series{6, 1, 0.25})
+		if err != nil {
+			fmt.Printf("  beside: %s: %v\n", other, err)
+			continue
+		}
+		fmt.Printf("  beside: %s: %.3f x, 95%% interval %.3f to %.3f\n", other, o.mean, o.mean-o.half, o.mean+o.half)
+	}
+	return held, nil
+}
+
+// A cost is how much longer a step takes with tracking than without.
+type cost struct {
+	mean, half float64 // of the ratio, and half the width of its interval
+	ms         float64 // of a step without
+	behind     float64 // us of a step that the thread takes which hands over
+}
+
+// measure runs a loop which one tracks, by turns.
+func (b bench) measure(l loop, by string, s series) (cost, error) {
+	cmd := exec.Command(filepath.Join(b.environments, l.environment, "bin", "python"), filepath.Join(b.dir, "step.py"),
+		l.framework, by, strconv.Itoa(s.blocks*s.quads), fmt.Sprint(s.seconds))
 	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "PYTHONPATH=")
-	if tracked {
+	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "TF_NUM_INTRAOP_THREADS=1", "TF_NUM_INTEROP_THREADS=1", "PYTHONPATH=")
+	if by == "mlaas" {
 		cmd.Env = append(cmd.Env, "MLAAS_HOOKS=1", "MLAAS_SOCKET="+filepath.Join(b.dir, "s"), "MLAAS_OUTPUT="+filepath.Join(b.dir, "output"),
 			"PYTHONPATH="+filepath.Join(b.library, "mlaas", "_site"))
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, said(err)
+		return cost{}, said(err)
 	}
-	for line := range strings.Lines(string(out)) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "cpu "); ok {
-			return strconv.ParseFloat(text, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s did not say what it used: %q", l.framework, out)
+	return s.read(string(out), by == "mlaas")
 }
 
-func (b bench) loop(l loop, pairs int, beside bool) (bool, error) {
-	ratios, shares, err := b.pairs(l, pairs, func() (float64, error) { return b.once(l, true, "") })
-	if err != nil {
-		return false, err
-	}
-	mean, half, err := rig.Interval(ratios)
-	if err != nil {
-		return false, err
-	}
-	ms := 1000 * rig.Median(shares) / float64(l.steps)
-	held := rig.Row("CPU of a step, tracked / not, "+l.framework+": upper end", mean+half, 1.02, "x", true,
-		fmt.Sprintf("mean %.4f, 95%% interval %.4f to %.4f over %d pairs of %d steps of %.2f ms (meant: %g)", mean, mean-half, mean+half, pairs, l.steps, ms, l.ms))
-	if !beside {
-		return held, nil
-	}
-	for _, other := range []string{"mlflow", "wandb"} {
-		ratios, _, err := b.pairs(l, 2, func() (float64, error) { return b.once(l, false, other) })
-		if err != nil {
-			fmt.Printf("  beside: %s: %v\n", other, err)
+// read makes of what step.py prints the ratio of each block, and their interval.
+func (s series) read(out string, behind bool) (cost, error) {
+	type sum struct{ on, off float64 } // seconds of a step, of all windows
+	sums := make([]sum, s.blocks)
+	n, c := 0, cost{}
+	for line := range strings.Lines(out) {
+		var kind string
+		var steps, seconds float64
+		if k, _ := fmt.Sscanf(line, "behind %g %g", &steps, &seconds); k == 2 {
+			c.behind = 1e6 * seconds / steps
+		}
+		if k, _ := fmt.Sscanf(line, "window %s %g %g", &kind, &steps, &seconds); k != 3 {
 			continue
 		}
-		fmt.Printf("  beside: %s, each step: %.2f x (2 pairs)\n", other, (ratios[0]+ratios[1])/2)
+		if block := n / (4 * s.quads); block < s.blocks && kind == "on" {
+			sums[block].on += seconds / steps
+		} else if block < s.blocks {
+			sums[block].off += seconds / steps
+		}
+		n++
 	}
-	return held, nil
-}
-
-// pairs runs with and without, A B B A, and gives their ratios.
-func (b bench) pairs(l loop, n int, with func() (float64, error)) (ratios, shares []float64, err error) {
-	without := func() (float64, error) { return b.once(l, false, "") }
-	for i := range n {
-		order := []func() (float64, error){with, without}
-		if i%2 == 1 {
-			order = []func() (float64, error){without, with}
-		}
-		first, err := order[0]()
-		if err != nil {
-			return nil, nil, err
-		}
-		second, err := order[1]()
-		if err != nil {
-			return nil, nil, err
-		}
-		if i%2 == 1 {
-			first, second = second, first
-		}
-		ratios, shares = append(ratios, first/second), append(shares, second)
+	if want := 4 * s.quads * s.blocks; n != want || behind && c.behind == 0 {
+		return c, fmt.Errorf("step.py measured %d windows, want %d, and %.2f us behind them", n, want, c.behind)
 	}
-	return ratios, shares, nil
+	var ratios, off []float64
+	for _, b := range sums {
+		each := b.off / float64(2*s.quads)
+		ratios, off = append(ratios, (b.on/float64(2*s.quads)+c.behind/1e6)/each), append(off, 1000*each)
+	}
+	c.ms = rig.Median(off)
+	var err error
+	c.mean, c.half, err = rig.Interval(ratios)
+	return c, err
 }
 
 func said(err error) error {

@@ -157,8 +157,14 @@ def guarded(f: Callable[..., None], *args: Any) -> None:
     try:
         f(*args)
     except Exception as e:
-        name = getattr(f, "__qualname__", "something")
-        _say.once("tracking " + name, "something was not tracked (%s): %s: %s" % (name, type(e).__name__, e))
+        failed(f, e)
+
+
+def failed(f: Callable[..., None], e: Exception) -> None:
+    """Say once what f raised. What runs at each step has a try of its own and
+    calls this: another function between would be a part of what it costs."""
+    name = getattr(f, "__qualname__", "something")
+    _say.once("tracking " + name, "something was not tracked (%s): %s: %s" % (name, type(e).__name__, e))
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> bool:

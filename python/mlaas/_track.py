@@ -37,7 +37,7 @@ def track(model: T, session: Any = None) -> T:
     LightGBM estimator      the estimator has them, its parameters
     ======================  =====================================================
 
-    Of what comes at each step, the first 200 values are recorded and then 20 a
+    Of what comes at each step, the first 200 values are recorded and then 10 a
     second, and the last. It changes these objects' methods, never what they
     return, and never raises. Of a JAX function it returns another.
     """

@@ -18,8 +18,8 @@ from . import _hook, _log, _place, _say
 PRINTED, BOARD, STEP, TRAINER = range(4)  # ranks: a line of text, TensorBoard, one training step, whoever leads them
 
 FIRST = 200  # values of a kind that are recorded one by one
-EVERY = 0.05  # seconds between later ones: what a step does costs a counter and a clock
-SLOWEST = 0.5  # seconds after which one is recorded in any case
+EVERY = 0.1  # seconds between later ones: recording one costs a hundred times what looking at the clock does
+SLOWEST = 1.0  # seconds after which one is recorded in any case
 
 step = max(0, _log._recorder.step)  # of the training, in this program: hooks count on from here
 counted = False  # whether a hook has counted a step

@@ -208,6 +208,7 @@ def test_tf2_loop(found, decorate):
     f.agrees("loss", within=1e-5)
     assert [s for s, _ in sorted(f.series["loss"])] == list(range(1, 41))
     assert abs(f.last("lr")[1] - 0.05) < 1e-6 and f.params["optimizer"] == "SGD"
+    assert [m["parameters"] for m in f.models] == [5] and f.models[0]["kind"] == "Sequential"
 
 
 # ---- Estimator: a TensorFlow that has one ----
@@ -298,6 +299,33 @@ def test_torch_accumulates(found):
     )
     f.agrees("loss", within=1e-6)
     assert [s for s, _ in sorted(f.series["loss"])] == list(range(1, 11))
+
+
+def test_torch_scaled(found):
+    """What is recorded is the loss, and not the loss times what keeps its gradients from vanishing."""
+    needs("torch")
+    f = found(
+        "import torch\nm = torch.nn.Linear(2, 1); o = torch.optim.SGD(m.parameters(), lr=0.1); s = torch.amp.GradScaler('cpu')\n"
+        "for i in range(12):\n    loss_mean = m(torch.ones(4, 2)).pow(2).mean(); s.scale(loss_mean).backward(); s.step(o); s.update(); o.zero_grad()\n"
+        "print('loss_mean %.6f' % loss_mean)\n"
+    )
+    f.agrees("loss_mean", within=1e-6)
+    assert [s for s, _ in sorted(f.series["loss_mean"])] == list(range(1, 13)) and "loss" not in f.series
+
+
+def test_torch_accelerate(found):
+    """What is recorded is the loss, and not the part of it that one call of a step counts for."""
+    needs("torch", "accelerate")
+    f = found(
+        "import torch\nfrom accelerate import Accelerator\na = Accelerator(cpu=True, gradient_accumulation_steps=2); m = torch.nn.Linear(2, 1)\n"
+        "m, o = a.prepare(m, torch.optim.SGD(m.parameters(), lr=0.1))\n"
+        "for i in range(12):\n    with a.accumulate(m):\n        out = m(torch.ones(4, 2))\n        real_loss = out.pow(2).mean(); a.backward(real_loss, retain_graph=True)\n"
+        "        fake_loss = out.pow(4).mean(); a.backward(fake_loss); o.step(); o.zero_grad()\n"
+        "print('real_loss %.6f fake_loss %.6f' % (real_loss, fake_loss))\n"
+    )
+    for key in ("real_loss", "fake_loss"):
+        f.agrees(key, within=1e-6)
+        assert f.last(key)[0] == 6
 
 
 def test_torch_many_steps(found):
@@ -515,6 +543,31 @@ def test_xgboost_estimator(found):
     assert len(f.series["validation_0/logloss"]) == 7 and f.params["max_depth"] == 2 and len(f.series["fit_seconds"]) == 1
 
 
+def test_xgboost_stops_early(found):
+    """The round after which it stops is recorded, too, and the model as it is cut."""
+    needs("xgboost")
+    f = found(
+        "import numpy as np, xgboost as xgb\nrng = np.random.RandomState(0); a = rng.rand(300, 4); b = (a.sum(1) + rng.rand(300) > 2.5).astype(int)\n"
+        "stop = xgb.callback.EarlyStopping(3, save_best=True); r = {}; t = xgb.DMatrix(a[200:], b[200:])\n"
+        "m = xgb.train({'objective': 'binary:logistic', 'max_depth': 6}, xgb.DMatrix(a[:200], b[:200]), 200, evals=[(t, 'test')], evals_result=r, callbacks=[stop], verbose_eval=False)\n"
+        "print('last %.6f' % r['test']['logloss'][-1]); print('evaluated %d' % len(r['test']['logloss'])); print('rounds %d' % m.num_boosted_rounds())\n"
+    )
+    f.agrees("test/logloss", "last", within=1e-5)
+    assert len(f.series["test/logloss"]) == f.printed("evaluated") < 200
+    assert f.models[0]["rounds"] == f.printed("rounds") < f.printed("evaluated")
+
+
+def test_xgboost_cv(found):
+    needs("xgboost")
+    f = found(
+        "import numpy as np, xgboost as xgb\nrng = np.random.RandomState(0); a = rng.rand(200, 4)\n"
+        "r = xgb.cv({'max_depth': 2, 'objective': 'binary:logistic'}, xgb.DMatrix(a, a.sum(1) > 2), 6, nfold=3, metrics='logloss')\n"
+        "print('last %.6f' % r['test-logloss-mean'].iloc[-1])\n"
+    )
+    f.agrees("cv/test/logloss", "last", within=1e-5)
+    assert len(f.series["cv/test/logloss"]) == 6 and not f.models
+
+
 LIGHT = """
 import numpy as np, lightgbm as lgb
 rng = np.random.RandomState(0)
@@ -546,9 +599,10 @@ def test_tensorboard_writers(found, home):
     needs(home.split(".")[0], *(["tensorboard"] if home.startswith("torch") else []))
     f = found(
         "from HOME import SummaryWriter\nw = SummaryWriter('logs')\nfor i in range(5): w.add_scalar('train/score', i / 4, i * 10)\n"
-        "w.add_scalars('both', {'a': 1.5}, 3)\nw.add_hparams({'width': 8}, {'best': 0.5})\nw.close()\nprint('score', 1.0)".replace("HOME", home)
+        "w.add_scalars('both', {'a': 1.5, 'b': 2.5}, 3)\nw.add_hparams({'width': 8}, {'best': 0.5})\nw.close()\nprint('score', 1.0)".replace("HOME", home)
     )
     assert sorted(f.series["train/score"]) == [(i * 10, i / 4) for i in range(5)] and f.params["width"] == 8
+    assert f.series["both/a"] == [(3, 1.5)] and f.series["both/b"] == [(3, 2.5)] and "both" not in f.series
 
 
 def test_tensorboard_of_tensorflow(found):
@@ -563,6 +617,20 @@ def test_tensorboard_of_tensorflow(found):
         assert sorted(f.series[key]) == [(0, 0.0), (1, 0.5), (2, 1.0)]
 
 
+def test_tensorboard_of_functions(found):
+    """What a tf.function writes is seen in the file; the same tag of two writers is two metrics."""
+    needs("tensorflow", "tensorboard")
+    thorough("tensorflow")
+    f = found(
+        "import tensorflow as tf\ntrain, test = tf.summary.create_file_writer('logs/train'), tf.summary.create_file_writer('logs/test')\n"
+        "@tf.function\ndef step(i):\n    tf.summary.scalar('inner', tf.cast(i, tf.float32) / 4, step=i)\n"
+        "for i in range(12):\n    with train.as_default(): step(tf.constant(i, tf.int64)); tf.summary.scalar('height', i / 2, step=i)\n"
+        "    with test.as_default(): tf.summary.scalar('height', i * 3.0, step=i)\n"
+    )
+    assert sorted(f.series["inner"]) == [(i, i / 4) for i in range(12)]
+    assert sorted(f.series["height"]) == [(i, i / 2) for i in range(12)] and sorted(f.series["test/height"]) == [(i, i * 3.0) for i in range(12)]
+
+
 def test_matplotlib(found, tmp_path):
     needs("matplotlib")
     found(
@@ -570,7 +638,7 @@ def test_matplotlib(found, tmp_path):
         "plt.savefig(os.path.join(os.environ['MLAAS_OUTPUT'], 'own.png'))\nplt.figure(); plt.show()\nprint('loss: 0.5')\n"
     )
     folder = tmp_path / "output" / "mlaas" / "figures"
-    assert sorted(os.listdir(str(folder))) == ["curve.png", "figure-3.png", "figure-4.png", "other.png"]
+    assert sorted(os.listdir(str(folder))) == ["curve.png", "figure-3.png", "other.png"]
     assert (folder / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -629,6 +697,10 @@ def test_hydra(found, tmp_path):
         ("RMSE: 12.5, R2 0.81", None, {"rmse": 12.5, "r2": 0.81}),
         ("epoch 4 loss=nan", 4, {"loss": float("nan")}),
         ("f1-score = 0.5", None, {"f1_score": 0.5}),
+        ("Accuracy of the network on the 10000 test images: 97 %", None, {"accuracy": 0.97}),
+        ("Test loss after epoch 3: 0.25", 3, {"test_loss": 0.25}),
+        ("\tTrain Loss: 0.019 | Val. Loss: 0.25", None, {"train_loss": 0.019, "val_loss": 0.25}),
+        ("| rmse | 1.2984 |", None, {"rmse": 1.2984}),
         # ordinary text
         ("error 404", None, None),
         ("Error: 3 files were not found", None, None),
@@ -640,7 +712,10 @@ def test_hydra(found, tmp_path):
         ("version 2.1.0, loss 1.2.3", None, None),
         ("loss at 192.168.0.1", None, None),
         ("total time 12.5s, 0.3 ms a step", None, None),
-        ("accuracy of the network on the 10000 test images: 97 %", None, None),
+        ("the accuracy of this approach is higher than that of 2 others: see table 3.1", None, None),
+        ("error of type 3 in worker: 0.5", None, None),
+        ("Losses for the quarter: 5 million", None, None),
+        ("score of the match: 3", None, None),
         ("lossy compression: 0.5", None, None),
         ("see http://x/loss=0.5?", None, None),
         ("dropout rate=0.5", None, None),

@@ -93,10 +93,46 @@ def test_without_the_package(run, tmp_path):
 def test_resume(run, tmp_path):
     assert run(GOOD, "--steps", "2").returncode == 0
     kept = glob.glob(str(tmp_path / "mlaas-runs" / "*" / "checkpoints" / "step-2"))
-    assert len(kept) == 1 and sorted(os.listdir(kept[0])) == ["weights", "workflow.json"]
+    assert len(kept) == 1 and sorted(os.listdir(kept[0])) == ["draws.json", "weights", "workflow.json"]
     found = run(GOOD, MLAAS_RESUME=kept[0])
     assert found.returncode == 0, found.stderr
     assert "going on from step 2" in found.stdout and "ended after 4 steps" in found.stdout  # env["left"] was 1 again
+
+
+DRAWS = """
+import random
+
+import numpy as np
+
+def define_model():
+    return {"drawn": []}
+
+def setup_train(model):
+    random.seed(1)
+    np.random.seed(2)
+    return {"step": 0, "own": random.Random(3), "old": np.random.RandomState(4), "new": np.random.default_rng(5)}
+
+def step_train(model, env):
+    if env["step"] == 6:
+        return False
+    env["step"] += 1
+    print("drawn", env["step"], random.random(), np.random.rand(), env["own"].random(), env["old"].randn(), env["new"].normal())
+    return True
+"""
+
+
+def test_resume_draws_on(run, tmp_path):
+    """Batches that are drawn at random are those of a run without a break."""
+    pytest.importorskip("numpy")
+    drawn = lambda found: [line for line in found.stdout.splitlines() if line.startswith("drawn")]  # noqa: E731
+    whole = run(DRAWS)
+    assert whole.returncode == 0 and len(drawn(whole)) == 6, whole.stderr
+    shutil.rmtree(str(tmp_path / "mlaas-runs"))
+    first = run(DRAWS, "--steps", "3")
+    (kept,) = glob.glob(str(tmp_path / "mlaas-runs" / "*" / "checkpoints" / "step-3"))
+    then = run(DRAWS, MLAAS_RESUME=kept)
+    assert then.returncode == 0, then.stderr
+    assert drawn(first) + drawn(then) == drawn(whole)
 
 
 def test_checkpoints(run, tmp_path):

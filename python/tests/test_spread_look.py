@@ -40,6 +40,19 @@ def test_strategy(tmp_path, code, want):
     assert not want or len(got["says"]) > 1 and all("%" not in s for s in got["says"])
 
 
+def test_a_module_that_is_imported_by_its_name_is_read(tmp_path):
+    """Guiding mode's main program imports model.py so."""
+    (tmp_path / "main.py").write_text("import importlib\nimportlib.import_module('model')\n")
+    (tmp_path / "model.py").write_text(TORCH)
+    assert look(str(tmp_path), "main.py", replicas=2)["strategy"] == "torch"
+
+
+def test_batches_for_train_on_batch(tmp_path):
+    (tmp_path / "main.py").write_text(KERAS.replace("fit([1], [2])", "train_on_batch(x, y)"))
+    says = look(str(tmp_path), "main.py", replicas=2)["says"]
+    assert any("train_on_batch its own batches (main.py:4)" in s for s in says), says
+
+
 @pytest.mark.parametrize(
     "line, named",
     [

@@ -1,6 +1,7 @@
 """Programs of one replica with TensorFlow, run on several: sessions of
 version 1, and Keras."""
 import json
+import re
 
 import pytest
 
@@ -35,7 +36,8 @@ with tf1.Session() as s:
     saver.save(s, "./own-%s" % sys.argv[1])
     devices = {v.op.name: v.op.device for v in tf1.global_variables()}
     local = {v.op.device for v in tf1.local_variables()}
-    print(json.dumps({"accuracy": float(s.run(accuracy)), "loss": float(l), "step": int(s.run(step)), "fed": fed, "devices": devices, "local": sorted(local), "b": float(s.run(tf.reduce_sum(b)))}))
+    files = {o.device for o in s.graph.get_operations() if o.type in ("SaveV2", "RestoreV2")}
+    print(json.dumps({"accuracy": float(s.run(accuracy)), "loss": float(l), "step": int(s.run(step)), "fed": fed, "devices": devices, "local": sorted(local), "files": sorted(files), "b": float(s.run(tf.reduce_sum(b)))}))
 """
 
 
@@ -53,6 +55,7 @@ def test_a_session_on_two_servers_and_three_workers(spread):
         assert all(g["devices"][v + "/Adam"] == g["devices"][v] for v in ("w", "b", "w2"))  # what belongs together
         assert g["devices"]["w"] != g["devices"]["w2"] or g["devices"]["b"] == g["devices"]["w2"]  # not all on one
         assert g["local"] == ["/job:worker/task:%d" % i]
+        assert {re.sub("/device:CPU:0", "", d) for d in g["files"]} == {"/job:worker/task:%d" % i}  # a server has other folders
 
 
 MONITORED = """

@@ -1,5 +1,6 @@
 """Programs of one replica with PyTorch, run on two and three."""
 import json
+import time
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_it_comes_to_what_it_comes_to_alone(spread, opt, between, n):
         assert g["steps"] == 32 and g["seen"] == 384 / n and g["tested"] == 96
         assert close(g["w"], got[0]["w"], 0)
         assert close(g["w"], alone["w"], 1e-4)
+
+
+def test_one_that_ends_early_is_missed_at_once(spread):
+    """As by the loss of its own part: the others do not wait for it, and say why."""
+    code = LOOP % {"seed": 3, "opt": "SGD(model.parameters(), lr=0.05)", "between": "import os; steps == 5 and '\"worker\", \"index\": 1' in os.environ['TF_' + 'CONFIG'] and sys.exit()"}
+    begun = time.monotonic()
+    a, b = spread(code, check=False)
+    assert b.returncode == 0 and a.returncode == 1 and time.monotonic() - begun < 120
+    assert "a replica that this one trains with is gone" in a.stderr and "ended its training after fewer steps" in a.stderr
 
 
 def test_without_seeds_all_begin_alike(spread):

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -201,12 +202,14 @@ class Workflow:
     @contextlib.contextmanager
     def checkpoint(self, env):
         """A folder to write a checkpoint into; what is in it then is kept, with
-        the numbers and texts in env."""
+        the numbers and texts in env, and where random numbers stand."""
         folder = tempfile.mkdtemp(prefix="checkpoint-")
         try:
             yield folder
             with open(os.path.join(folder, "workflow.json"), "w", encoding="utf-8") as f:
                 json.dump({k: v for k, v in members(env).items() if isinstance(v, (bool, int, float, str))}, f)
+            with open(os.path.join(folder, "draws.json"), "w", encoding="utf-8") as f:
+                json.dump({k: get() for k, (get, _) in draws(env).items()}, f, default=lambda v: v.tolist())
             if mlaas and mlaas.is_chief:
                 mlaas.checkpoint(folder, step=self.step)
         finally:
@@ -214,10 +217,17 @@ class Workflow:
         self.kept, self.kept_at = self.step, time.monotonic()
 
     def restore(self, env):
-        """Give env the numbers and texts that it had. Returns: the folder of the checkpoint."""
+        """Give env the numbers and texts that it had, and draw on from where it was. Returns: the folder of the checkpoint."""
         with open(os.path.join(self.found.path, "workflow.json"), encoding="utf-8") as f:
             for k, v in json.load(f).items():
                 put(env, k, v)
+        path = os.path.join(self.found.path, "draws.json")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                kept = json.load(f)
+            for k, (_, go_on) in draws(env).items():
+                if k in kept:
+                    go_on(kept[k])
         return self.found.path
 
 
@@ -225,6 +235,32 @@ def members(env):
     """What env has, by name: the items of a dict, or the attributes of an object."""
     found = env if isinstance(env, dict) else getattr(env, "__dict__", {})
     return {k: v for k, v in found.items() if isinstance(k, str)}
+
+
+def draws(env):
+    """What random numbers are drawn from, by name: how to read where it stands,
+    and how to go on from there. Batches that are drawn so are drawn as if there
+    had been no break."""
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    found = {"random": (random.getstate, lambda s: random.setstate((s[0], tuple(s[1]), s[2])))}
+    if numpy:
+        found["numpy"] = lambda: numpy.random.get_state(legacy=False), numpy.random.set_state
+    if torch:
+        found["torch"] = torch.get_rng_state, lambda s: torch.set_rng_state(torch.tensor(s, dtype=torch.uint8))
+
+    def add(name, v):
+        if isinstance(v, random.Random):
+            found[name] = v.getstate, lambda s: v.setstate((s[0], tuple(s[1]), s[2]))
+        elif numpy and isinstance(v, numpy.random.RandomState):
+            found[name] = lambda: v.get_state(legacy=False), v.set_state
+        elif numpy and isinstance(v, numpy.random.Generator):
+            found[name] = lambda: v.bit_generator.state, lambda s: setattr(v.bit_generator, "state", s)
+        elif torch and isinstance(v, torch.Generator) and v.device.type == "cpu":
+            found[name] = v.get_state, lambda s: v.set_state(torch.tensor(s, dtype=torch.uint8))
+
+    for name, v in members(env).items():
+        add("env." + name, v)
+    return found
 
 
 def put(env, name, v):

@@ -47,7 +47,7 @@ def batches(x, y, size, shuffle=False):
 
 lightning.seed_everything(0)
 net = Net()
-trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 trainer.fit(net, batches(images[:20000], labels[:20000], 100, True), batches(test_images, test_labels, 1000))
 print("train loss %.4f" % trainer.callback_metrics["train_loss"])
 print("validation loss %.4f validation accuracy %.4f" % (trainer.callback_metrics["val_loss"], trainer.callback_metrics["val_accuracy"]))

@@ -49,6 +49,7 @@ def main():
         #@evaluate: accuracy, step=step
     print("last loss %.4f" % loss)
     print("test accuracy %.4f" % accuracy)
+    print("parameters %d" % (784 * 100 + 100 + 100 * 10 + 10))
 
 
 main()

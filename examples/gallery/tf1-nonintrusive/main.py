@@ -44,6 +44,7 @@ def main():
         accuracy = session.run(model.accuracy, {model.x: test_images, model.y: test_labels})
     print("last loss %.4f" % loss)
     print("test accuracy %.4f" % accuracy)
+    print("parameters %d" % (784 * 100 + 100 + 100 * 10 + 10))
 
 
 main()

@@ -42,6 +42,9 @@ _TRACKED = (
     # PyTorch and what trains with it.
     ("torch.optim.optimizer", "pytorch", "optimizer"),
     ("torch._tensor", "pytorch", "tensor"),
+    ("torch.amp.grad_scaler", "pytorch", "scaler"),
+    ("torch.cuda.amp.grad_scaler", "pytorch", "scaler"),
+    ("accelerate.accelerator", "pytorch", "accelerator"),
     ("lightning.pytorch.trainer.trainer", "lightning", "trainer"),
     ("pytorch_lightning.trainer.trainer", "lightning", "trainer"),
     ("transformers.trainer_callback", "transformers", "trainer_callback"),
@@ -59,6 +62,7 @@ _TRACKED = (
     ("tensorboard.summary.writer.event_file_writer", "tensorboard", "writer"),
     ("tensorboardX.event_file_writer", "tensorboard", "writer"),
     ("tensorboard.plugins.scalar.summary_v2", "tensorboard", "scalar"),
+    ("tensorflow.python.ops.summary_ops_v2", "events", "writers"),
     ("torch.utils.tensorboard.writer", "tensorboard", "summary_writer"),
     ("tensorboardX.writer", "tensorboard", "summary_writer"),
     ("matplotlib.figure", "matplotlib", "figure"),

@@ -165,7 +165,12 @@ _singles: "weakref.WeakKeyDictionary[Any, _watch.Stream]" = weakref.WeakKeyDicti
 
 def _train_on_batch(inner: Any) -> Any:
     def train_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner(self, *args, **kwargs)
+        region = _watch.Region(None) if _hook.installed else None  # on PyTorch it calls backward()
+        try:
+            result = inner(self, *args, **kwargs)
+        finally:
+            if region is not None:
+                region.leave()
         _hook.guarded(_trained_on, self, result)
         return result
 

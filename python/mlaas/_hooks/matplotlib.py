@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import weakref
 from typing import Any
 
 from .. import _hook, _place, _watch
@@ -14,6 +15,7 @@ BYTES = 64 << 20  # of all together
 _kept = 0
 _bytes = 0
 _saving = 0
+_seen: "weakref.WeakSet[Any]" = weakref.WeakSet()  # figures that the program saves itself
 
 
 def _folder() -> str:
@@ -29,6 +31,7 @@ def figure(module: Any) -> None:
         def savefig(self: Any, fname: Any, *args: Any, **kwargs: Any) -> Any:
             result = inner(self, fname, *args, **kwargs)
             if not _saving:
+                _seen.add(self)
                 _hook.guarded(_saved, fname)
             return result
 
@@ -80,7 +83,7 @@ def _shown(pyplot: Any) -> None:
         if _kept >= FIGURES or _bytes > BYTES or not _watch.speaks():
             return
         manager = sys.modules["matplotlib._pylab_helpers"].Gcf.figs.get(number)
-        if manager is None:
+        if manager is None or manager.canvas.figure in _seen:
             continue
         target = os.path.join(_folder(), "figure-%d.png" % (_kept + 1))
         _saving += 1

@@ -3,15 +3,18 @@
 A line is read if the program itself prints it, or logs it by logging. It has
 metrics if each of these holds (docs/reference/tracking.md):
 
-1. It has a name, then "=", ":" or a blank, then a number: "loss=0.12",
+1. It has a name, then "=", ":", "|" or a blank, then a number: "loss=0.12",
    "val acc: 93.1%", "Accuracy: 9843/10000". The name's last word, cut at _ - /
    and ., ends with a metric's (WORDS) or that and of what; the words before it
    may say of what (OF).
 2. After a blank alone, and where the line names no place such as "epoch 3",
    the number has a decimal point, an exponent, a % or a whole: "error 404" and
    "score: 3" are no metrics. A learning rate needs a place.
-3. Beside names, numbers, places, times and log levels there are at most 5 other
-   words in a line that names a place, 2 in another.
+3. In "Accuracy of the network on the 10000 test images: 54 %" the name is what
+   the line begins with, up to a word such as "of", and the number its end; it
+   must be exact as in 2.
+4. Beside names, numbers, places, times and log levels there are at most 5 other
+   words in a line that names a place, 2 in another; this is not for lines as in 3.
 """
 from __future__ import annotations
 
@@ -35,7 +38,11 @@ _RATE = frozenset(("lr", "learning_rate"))
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf|-inf"
 _PAIR = re.compile(
-    r"(?P<name>(?:(?<![\w./:])[A-Za-z][\w.@/-]*[ ]+){0,3}(?<![\w./:])[A-Za-z][\w.@/-]*)['\"]?(?P<sep>\s*(?:=|:|->)\s*|[ \t]+)(?P<number>%s)(?P<rest>[ ]?%%|/(?P<whole>\d+))?(?![\w.]|/\d)" % _NUMBER,
+    r"(?P<name>(?:(?<![\w./:])[A-Za-z][\w.@/-]*[ ]+){0,3}(?<![\w./:])[A-Za-z][\w.@/-]*)['\"]?(?P<sep>\s*(?:=|:|->|\|)\s*|[ \t]+)(?P<number>%s)(?P<rest>[ ]?%%|/(?P<whole>\d+))?(?![\w.]|/\d)" % _NUMBER,
+    re.I,
+)
+_LONG = re.compile(
+    r"^\W*(?:the\s+)?(?P<name>(?:[a-z][\w-]*\s+){0,2}(?!err)[a-z][\w-]*)\s+(?:of|on|for|over|after)\s[^:=]{3,80}[:=]\s*(?P<number>%s)(?P<rest>[ ]?%%|/(?P<whole>\d+))?\s*$" % _NUMBER,
     re.I,
 )
 _PLACE = re.compile(r"\b(epoch|step|global[_ ]step|iter|iteration|batch|round|episode)\b['\"]?\s*[:=#\[(]*\s*(\d+)(?!\.?\d*[1-9])(?:\.0+)?", re.I)
@@ -81,13 +88,21 @@ def read(line: str) -> Optional[Found]:
         left.append(line[at : m.start()] + " " + extra)
         at = m.end()
     if not metrics:
-        return None
+        return _long(line, place)
     left.append(line[at:])
     rest = _TIMES.sub(" ", _PLACE.sub(" ", " ".join(left)))
     words = [w for w in re.findall(r"[^\W\d_]{2,}", rest)]
     if len(words) > (5 if anywhere else 2):
         return None
     return Found(place, metrics)
+
+
+def _long(line: str, place: Optional[int]) -> Optional[Found]:
+    m = _LONG.match(_PLACE.sub(" x ", line))
+    name = _name(m.group("name")) if m is not None else None
+    if m is None or name is None or name[1] or not (m.group("rest") or any(c in m.group("number").lower() for c in ".e")):
+        return None
+    return Found(place, {name[0]: _value(m)})
 
 
 def _name(text: str) -> Optional[Tuple[str, str]]:
@@ -103,9 +118,9 @@ def _name(text: str) -> Optional[Tuple[str, str]]:
         return None
     key = [last.replace("-", "_")]
     i = len(words) - 1
-    while i > 0 and words[i - 1].strip("-").lower() in OF:
+    while i > 0 and words[i - 1].strip("-.").lower() in OF:
         i -= 1
-        key.insert(0, words[i].strip("-").lower())
+        key.insert(0, words[i].strip("-.").lower())
     return "_".join(key), " ".join(words[:i])
 
 

@@ -4,18 +4,36 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from .. import _hook, _watch
 
-_sites: Dict[Tuple[Any, int], str] = {}  # a place that calls backward, and what its loss is called
+# A place that calls backward, and what its loss is called. By the identity of
+# its code: to hash code is to hash all that is in it.
+_sites: Dict[Tuple[int, int], str] = {}
+_libraries: Set[int] = set()  # code between the user's and backward
+_codes: List[Any] = []  # all those: an identity is theirs while they live
+_given: List[Any] = []  # losses of which a library makes others before it derives them
+_scales = False  # whether a loss was ever scaled
 _pending: Dict[str, Any] = {}  # losses since the last step, not read
 _stream = _watch.Stream(_watch.STEP)
-_counts: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+_counts: "weakref.WeakKeyDictionary[Any, _Count]" = weakref.WeakKeyDictionary()
 _steps = 0
 _backwards = 0
 _watched = False  # whether an optimizer says when a step is done
 _only: "weakref.WeakSet[Any]" = weakref.WeakSet()  # without hooks: the optimizers that were given to track
+
+
+class _Count:
+    """The steps of one optimizer."""
+
+    __slots__ = ("of", "steps")
+
+    def __init__(self, of: Any, steps: int):
+        self.of, self.steps = weakref.ref(of), steps
+
+
+_latest: Optional[_Count] = None  # of the optimizer that made the last step, which is mostly the one that makes the next
 
 
 def tensor(module: Any) -> None:
@@ -24,7 +42,10 @@ def tensor(module: Any) -> None:
     def make(inner: Any) -> Any:
         def backward(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = inner(self, *args, **kwargs)
-            _hook.guarded(_lost, self)
+            try:
+                _lost(self)
+            except Exception as e:
+                _hook.failed(_lost, e)
             return result
 
         return backward
@@ -32,16 +53,50 @@ def tensor(module: Any) -> None:
     _hook.wrap(module.Tensor, "backward", make)
 
 
+def scaler(module: Any) -> None:
+    """Hook GradScaler.scale: the loss is what it was given, not what it gives."""
+
+    def make(inner: Any) -> Any:
+        def scale(self: Any, outputs: Any) -> Any:
+            result = inner(self, outputs)
+            if result is not outputs and hasattr(result, "grad_fn"):
+                global _scales
+                _scales = True
+                result._mlaas_unscaled = outputs
+            return result
+
+        return scale
+
+    _hook.wrap(module.GradScaler, "scale", make)
+
+
+def accelerator(module: Any) -> None:
+    """Hook Accelerator.backward, which divides the loss by the calls of a step."""
+
+    def make(inner: Any) -> Any:
+        def backward(self: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+            _given.append(loss)
+            try:
+                return inner(self, loss, *args, **kwargs)
+            finally:
+                _given.pop()
+
+        return backward
+
+    _hook.wrap(module.Accelerator, "backward", make)
+
+
 def _lost(loss: Any) -> None:
     global _backwards, _steps
+    if _given:
+        loss = _given[-1]
+    elif _scales:
+        loss = loss.__dict__.get("_mlaas_unscaled", loss)
     region = _watch.led()
     if region is not None and region.steps or loss.numel() != 1:
         return
-    frame = sys._getframe(3)
-    site = (frame.f_code, frame.f_lasti)
-    key = _sites.get(site)
-    if key is None:
-        key = _name(loss, site)
+    frame = sys._getframe(2)
+    key = _sites.get((id(frame.f_code), frame.f_lasti)) or _called(loss, frame)
     if region is not None:
         key = "batch/" + key
     if not _watched:
@@ -58,7 +113,26 @@ def _lost(loss: Any) -> None:
     _stream.kept = (_pending, _steps + 1 if _watched else _steps)
 
 
-def _name(loss: Any, site: Tuple[Any, int]) -> str:
+def _called(loss: Any, frame: Any) -> str:
+    """What the loss is called, where the place is new or a library's: then the
+    place in the user's code counts."""
+    nearest, left = frame, 24
+    while frame is not None and left:
+        code = frame.f_code
+        site = (id(code), frame.f_lasti)
+        key = _sites.get(site)
+        if key is not None:
+            return key
+        if id(code) not in _libraries:
+            if _watch.users(frame) or len(_libraries) >= 1000:
+                return _name(loss, site, code)
+            _libraries.add(id(code))
+            _codes.append(code)
+        frame, left = frame.f_back, left - 1
+    return _name(loss, (id(nearest.f_code), nearest.f_lasti), nearest.f_code)
+
+
+def _name(loss: Any, site: Tuple[int, int], code: Any) -> str:
     if len(_sites) > 1000:
         return "loss"
     name = _watch.called(loss)
@@ -68,6 +142,7 @@ def _name(loss: Any, site: Tuple[Any, int]) -> str:
     while unique in taken:
         unique, n = "%s_%d" % (name, n), n + 1
     _sites[site] = unique
+    _codes.append(code)
     return unique
 
 
@@ -132,29 +207,27 @@ def watch(given: Any) -> None:
 
 
 def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    _hook.guarded(_stepped, optimizer)
+    try:
+        _stepped(optimizer)
+    except Exception as e:
+        _hook.failed(_stepped, e)
 
 
 def _stepped(optimizer: Any) -> None:
-    global _steps
+    global _steps, _pending
     region = _watch.led()
     if region is not None and region.steps:
         return
-    count = _counts.get(optimizer)
-    if count is None:
-        # Counting begins where the training stands, and not for one that
-        # merely takes turns with another.
-        count = _watch.step if not _counts else max(_watch.step - 1, 0)
-        _begin(optimizer)
-    _counts[optimizer] = count = count + 1
-    if count > _steps:
-        _steps = count
+    count = _latest
+    if count is None or count.of() is not optimizer:
+        count = _count(optimizer)
+    count.steps += 1
+    if count.steps > _steps:
+        _steps = count.steps
     _watch.at(_steps)
-    due = _stream.sampler.due()
-    if not due:
+    if not _stream.sampler.due():
         if _pending:
-            _stream.kept = (dict(_pending), _steps)
-        _pending.clear()
+            _stream.kept, _pending = (_pending, _steps), {}
         return
     found = dict(_pending)
     _pending.clear()
@@ -167,16 +240,30 @@ def _stepped(optimizer: Any) -> None:
     _watch.say(found, _steps, _watch.STEP)
 
 
+def _count(optimizer: Any) -> _Count:
+    global _latest
+    _latest = count = _counts.get(optimizer)
+    if count is None:
+        # Counting begins where the training stands, and not for one that
+        # merely takes turns with another.
+        _latest = count = _Count(optimizer, _watch.step if not _counts else max(_watch.step - 1, 0))
+        _begin(optimizer)
+        _counts[optimizer] = count
+    return count
+
+
 def _begin(optimizer: Any) -> None:
     """The first step of an optimizer: what it is, and what it trains."""
     group = optimizer.param_groups[0]
     given = {k: v for k, v in group.items() if k != "params" and isinstance(v, (bool, int, float, str))}
+    if "initial_lr" in group:  # a schedule has changed it before the first step
+        given["lr"] = optimizer.defaults.get("lr", group["initial_lr"]) if "max_lr" in group else group["initial_lr"]
     _watch.params(dict(given, optimizer=type(optimizer).__name__), type(optimizer).__name__)
     mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
     model = _owner(mine)
     if model is not None:
         _watch.model(model, lambda: summary(model))
-    else:
+    elif _watch.led() is None:  # a trainer has said it
         _watch.model(optimizer, lambda: {"kind": "PyTorch parameters", "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])})
 
 

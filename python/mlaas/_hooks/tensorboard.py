@@ -1,11 +1,14 @@
 """TensorBoard: scalars that a program writes for it, by whichever library."""
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+import os
+from typing import Any, Dict, Optional, Set
 
 from .. import _hook, _watch
 
 _stream: Dict[str, _watch.Stream] = {}
+_heard: Set[str] = set()  # what the hooks have seen
+_first: Dict[str, str] = {}  # the folder that had a tag first
 _inside = 0  # add_scalar of a SummaryWriter writes an event, too
 
 
@@ -16,7 +19,7 @@ def writer(module: Any) -> None:
         def add_event(self: Any, event: Any, *args: Any, **kwargs: Any) -> Any:
             result = inner(self, event, *args, **kwargs)
             if not _inside:
-                _hook.guarded(_event, event)
+                _hook.guarded(_event, event, str(getattr(self, "_logdir", "")))
             return result
 
         return add_event
@@ -24,22 +27,22 @@ def writer(module: Any) -> None:
     _hook.wrap(module.EventFileWriter, "add_event", make)
 
 
-def _event(event: Any) -> None:
+def _event(event: Any, folder: str) -> None:
     if not hasattr(event, "HasField") or not event.HasField("summary"):
         return
     for value in event.summary.value:
         if value.HasField("simple_value"):
-            _scalar(value.tag, value.simple_value, event.step)
+            _scalar(value.tag, value.simple_value, event.step, folder)
         elif value.HasField("tensor") and not value.tensor.tensor_shape.dim and value.tensor.dtype in (1, 2):
             t = value.tensor
             v = list(t.float_val) or list(t.double_val)
             if v:
-                _scalar(value.tag, v[0], event.step)
+                _scalar(value.tag, v[0], event.step, folder)
 
 
 def scalar(module: Any) -> None:
     """Hook tf.summary.scalar, whose writer is not Python's. Inside a
-    tf.function it is only traced, and not seen."""
+    tf.function it is only traced: events reads the file."""
 
     def make(inner: Any) -> Any:
         def scalar(name: Any, data: Any, step: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +64,9 @@ def _summary(name: str, data: Any, step: Any) -> None:
     if step is None:
         step = tf.summary.experimental.get_step()
     if step is not None:
-        _scalar(name, data, step)
+        from . import events
+
+        _scalar(name, data, step, events.current())
 
 
 def summary_writer(module: Any) -> None:
@@ -76,10 +81,23 @@ def summary_writer(module: Any) -> None:
                 result = inner(self, tag, scalar_value, global_step, *args, **kwargs)
             finally:
                 _inside -= 1
-            _hook.guarded(_scalar, tag, scalar_value, global_step)
+            _hook.guarded(_scalar, tag, scalar_value, global_step, _folder(self))
             return result
 
         return add_scalar
+
+    def scalars(inner: Any) -> Any:
+        def add_scalars(self: Any, main_tag: Any, tag_scalar_dict: Any, global_step: Any = None, *args: Any, **kwargs: Any) -> Any:
+            global _inside
+            _inside += 1  # each has a writer of its own, and all of them the same tag
+            try:
+                result = inner(self, main_tag, tag_scalar_dict, global_step, *args, **kwargs)
+            finally:
+                _inside -= 1
+            _hook.guarded(_scalars, main_tag, tag_scalar_dict, global_step, _folder(self))
+            return result
+
+        return add_scalars
 
     def hparams(inner: Any) -> Any:
         def add_hparams(self: Any, hparam_dict: Any, *args: Any, **kwargs: Any) -> Any:
@@ -90,14 +108,44 @@ def summary_writer(module: Any) -> None:
         return add_hparams
 
     _hook.wrap(module.SummaryWriter, "add_scalar", scalar)
+    _hook.wrap(module.SummaryWriter, "add_scalars", scalars)
     _hook.wrap(module.SummaryWriter, "add_hparams", hparams)
 
 
-def _scalar(tag: Any, v: Any, step: Any) -> None:
+def _folder(writer: Any) -> str:
+    return str(getattr(writer, "log_dir", None) or getattr(writer, "logdir", None) or "")
+
+
+def _scalars(main: Any, given: Any, step: Any, folder: str) -> None:
+    for tag, v in given.items():
+        _scalar("%s/%s" % (main, tag), v, step, folder)
+
+
+def _scalar(tag: Any, v: Any, step: Any, folder: str) -> None:
     # A trainer's own logger says what the trainer has said.
     if _watch.led() is not None and not _watch.users(_caller()):
         return
-    key = str(tag)
+    key = _key(str(tag), folder)
+    _heard.add(key)
+    _say(key, v, step)
+
+
+def _key(tag: str, folder: str) -> str:
+    """A tag, with the folder's name where another folder has it too: those of
+    training and of validation are often called the same."""
+    folder = os.path.abspath(folder) if folder else ""
+    first = _first.setdefault(tag, folder)
+    return tag if not folder or first in ("", folder) else "%s/%s" % (os.path.basename(folder), tag)
+
+
+def unheard(tag: str, v: float, step: int, folder: str) -> None:
+    """Record what stands in an event file, if no hook has seen it."""
+    key = _key(tag, folder)
+    if key not in _heard:
+        _say(key, v, step)
+
+
+def _say(key: str, v: Any, step: Any) -> None:
     stream = _stream.get(key)
     if stream is None:
         if len(_stream) >= 1000:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import re
 import sys
-import weakref
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from .. import _hook, _say, _watch
@@ -47,13 +46,12 @@ class _Plan:
         self.besides: List[Tuple[str, Any]] = []  # a key and a tensor; the key "" is the global step
 
 
-_graphs: "weakref.WeakKeyDictionary[Any, _Graph]" = weakref.WeakKeyDictionary()
-
-
 def _graph(graph: Any) -> _Graph:
-    found = _graphs.get(graph)
+    # It stands with the graph: it has tensors, which have the graph, and one that
+    # held both from outside would keep them for ever.
+    found = getattr(graph, "_mlaas", None)
     if found is None:
-        found = _graphs[graph] = _Graph()
+        found = graph._mlaas = _Graph()
     return found
 
 
@@ -79,7 +77,10 @@ def session(module: Any) -> None:
             else:
                 result, more = inner(self, (fetches, extra), feed_dict, options, run_metadata)
             if plan is not None:
-                _hook.guarded(_fetched, known, plan, result, more)
+                try:
+                    _fetched(known, plan, result, more)
+                except Exception as e:
+                    _hook.failed(_fetched, e)
             return result
 
         return run
@@ -280,7 +281,10 @@ def _flat(fetches: Any) -> List[Any]:
 
 
 def _extra(known: _Graph, plan: _Plan) -> Tuple[Any, ...]:
-    if not plan.besides or _watch.led() is not None and _watch.led().steps or not known.besides.due() or not _watch.speaks():
+    if not plan.besides or not known.besides.due():
+        return ()
+    region = _watch.led()
+    if region is not None and region.steps or not _watch.speaks():
         return ()
     return tuple(tensor for _, tensor in plan.besides)
 

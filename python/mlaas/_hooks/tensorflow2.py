@@ -108,6 +108,42 @@ def _called(function: Any, result: Any) -> None:
     _step(found)
 
 
+def _trained(optimizer: Any) -> None:
+    """Record what the optimizer trains: the model that has its variables, by the
+    frames that led here."""
+    mine = {id(v): v for v in getattr(optimizer, "_trainable_variables", None) or ()}
+    best, most = None, 0
+    frame: Any = sys._getframe(1)
+    for _ in range(24):
+        if frame is None:
+            break
+        if _watch.users(frame):
+            for space in (frame.f_locals, frame.f_globals, getattr(frame.f_locals.get("self"), "__dict__", {})):
+                for v in list(space.values()):
+                    if not isinstance(v, type) and hasattr(type(v), "trainable_variables"):
+                        found = v.trainable_variables
+                        common = sum(1 for x in found if id(x) in mine) if mine else len(found)
+                        if common > most:
+                            best, most = v, common
+        frame = frame.f_back
+    if best is not None:
+        from . import keras
+
+        _watch.model(best, lambda: keras.summary(best) if hasattr(best, "count_params") else {"kind": type(best).__name__, "parameters": _size(best.trainable_variables)})
+    elif mine:
+        _watch.model(optimizer, lambda: {"kind": "TensorFlow variables", "parameters": _size(mine.values())})
+
+
+def _size(variables: Any) -> int:
+    count = 0
+    for v in variables:
+        n = 1
+        for d in v.shape:
+            n *= int(d)
+        count += n
+    return count
+
+
 def _scalar(v: Any) -> bool:
     return getattr(getattr(v, "dtype", None), "is_floating", False) and getattr(getattr(v, "shape", None), "rank", 1) == 0
 
@@ -119,6 +155,7 @@ def _step(found: Dict[str, Any]) -> None:
         optimizer = _optimizer() if _optimizer is not None else None
         if optimizer is not None:
             _watch.params({"optimizer": type(optimizer).__name__}, type(optimizer).__name__)
+            _trained(optimizer)
     _steps += 1
     _watch.at(_steps)
     if not _stream.sampler.due():

@@ -1,6 +1,7 @@
 """XGBoost: what each round evaluates, parameters, the model that comes out."""
 from __future__ import annotations
 
+import weakref
 from typing import Any, Dict
 
 from .. import _hook, _watch
@@ -13,7 +14,8 @@ def callback(module: Any) -> None:
     class Tracked(module.TrainingCallback):  # type: ignore[misc,name-defined]
         """Records what a round has evaluated anyway."""
 
-        def __init__(self, cv: bool):
+        def __init__(self, container: Any, cv: bool):
+            self.container = weakref.ref(container)
             self.base = _watch.step
             self.prefix = "cv/" if cv else ""
 
@@ -22,13 +24,14 @@ def callback(module: Any) -> None:
             return False
 
         def after_training(self, model: Any) -> Any:
+            _hook.guarded(_last_round, self)
             _hook.guarded(_trained, model)
             return model
 
     def make(inner: Any) -> Any:
         def init(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:
             if _hook.installed and alone():
-                callbacks = list(callbacks) + [Tracked(bool(kwargs.get("is_cv", args[2] if len(args) > 2 else False)))]
+                callbacks = list(callbacks) + [Tracked(self, bool(kwargs.get("is_cv", args[2] if len(args) > 2 else False)))]
             inner(self, callbacks, *args, **kwargs)
 
         return init
@@ -54,8 +57,17 @@ def _round(callback: Any, epoch: int, evals_log: Any) -> None:
     _watch.say(found, step, _watch.TRAINER)
 
 
+def _last_round(callback: Any) -> None:
+    """Record the round in which a callback ended the training: those behind it
+    are not called then."""
+    history = getattr(callback.container(), "history", None) or {}
+    rounds = [len(values) for metrics in history.values() for values in metrics.values()]
+    if rounds:
+        _round(callback, max(rounds) - 1, history)
+
+
 def _trained(model: Any) -> None:
-    if hasattr(model, "num_boosted_rounds"):
+    if hasattr(model, "num_boosted_rounds") and hasattr(model, "num_features"):  # and not the folds of cv
         rounds = int(model.num_boosted_rounds())
         _watch.model(model, lambda: {"kind": "XGBoost Booster", "rounds": rounds, "features": int(model.num_features())})
 

@@ -234,6 +234,8 @@ def _says(strategy: str, facts: Facts, n: int, servers: int) -> List[str]:
             says.append(
                 "batch: fit's data and batch are cut into %d parts, so that a step sees the samples it would see alone (batch / %d for each worker, rounded up); steps, epochs and learning rate stay" % (n, n)
             )
+        if facts.methods.get("train_on_batch"):
+            says.append("batch: the program gives train_on_batch its own batches (%s); each worker takes its own, so that a step sees %d batches; the learning rate stays" % (facts.methods["train_on_batch"][0], n))
         if facts.uses("tensorflow.GradientTape"):
             at = facts.uses("tensorflow.GradientTape")
             says.append("batch: the loop at %s cuts its own batches; each worker takes its own, so that a step sees %d batches; the learning rate stays" % (at[1] if at else "", n))
@@ -376,6 +378,8 @@ class _Reader:
             full = self._full(node.func)
             if full:
                 facts.calls.setdefault(_plain(full), []).append(at)
+                if full == "importlib.import_module" and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                    self._import(node.args[0].value, node.lineno)
             elif isinstance(node.func, ast.Attribute):
                 facts.methods.setdefault(node.func.attr, []).append(at)
                 if node.func.attr == "sync" and _imported(node.func.value) == "mlaas":  # what a mark became

@@ -434,8 +434,10 @@ class _Graph:
                 return self.at[name]
         if op.type in _FUNCTIONS:
             return None
+        # What merely reads a variable, such as a saver, may be anywhere.
+        changes = op.op_def is None or any(a.is_ref for a in op.op_def.input_arg)
         for t in op.inputs:
-            if t.op.name in self.at and (t.dtype._is_ref_dtype or t.dtype.name == "resource"):
+            if t.op.name in self.at and (t.dtype._is_ref_dtype and changes or t.dtype.name == "resource"):
                 return self.at[t.op.name]
         return None
 

@@ -216,7 +216,7 @@ def _average_bucket(torch: Any, params: List[Any]) -> None:
         there = torch.tensor([0.0 if p.grad is None else 1.0 for p in params], dtype=params[0].dtype, device=params[0].device)
         flat = torch.cat([torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.detach().reshape(-1) for p in params] + [there])
         where = flat.to(state.device)
-        dist.all_reduce(where)
+        _sum(dist, where)
         where /= state.settings.size
         flat = where.to(flat.device)
         anywhere = flat[-len(params):].tolist() if any(p.grad is None for p in params) else None
@@ -228,6 +228,18 @@ def _average_bucket(torch: Any, params: List[Any]) -> None:
                 p.grad.copy_(part)
             elif anywhere is not None and anywhere[i] > 0:
                 p.grad = part.clone()
+
+
+def _sum(dist: Any, where: Any) -> None:
+    """Add up over the replicas. One whose program has ended is missed at once:
+    its connections are closed."""
+    try:
+        dist.all_reduce(where)
+    except RuntimeError as e:
+        raise RuntimeError(
+            "mlaas: a replica that this one trains with is gone: it failed, or its program ended its training after fewer steps than this one. "
+            "Let the program decide when to end by what is the same on all replicas, such as what is evaluated; code.distribute: off runs them apart"
+        ) from e
 
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -289,7 +301,7 @@ def _mode(state: _State, module: Any, training: bool) -> None:
         for b in module.buffers():
             if b.is_floating_point():
                 where = b.detach().to(state.device, copy=True)
-                dist.all_reduce(where)
+                _sum(dist, where)
                 b.copy_(where / state.settings.size)
 
 
