@@ -169,11 +169,11 @@ if framework == "tf1":
     import tensorflow.compat.v1 as tf
 
     tf.disable_v2_behavior()
-    x, y = tf.placeholder(tf.float32, [64, 256]), tf.placeholder(tf.float32, [64, 1])
+    x, y = tf.placeholder(tf.float32, [96, 256]), tf.placeholder(tf.float32, [96, 1])
     w0, w1 = tf.get_variable("w0", [256, 256]), tf.get_variable("w1", [256, 1])
     loss = tf.reduce_mean(tf.square(tf.matmul(tf.nn.relu(tf.matmul(x, w0)), w1) - y))
     train = tf.train.GradientDescentOptimizer(0.01).minimize(loss)
-    feed = {x: rng.rand(64, 256), y: rng.rand(64, 1)}
+    feed = {x: rng.rand(96, 256), y: rng.rand(96, 1)}
     session = tf.Session(config=tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1))
     session.run(tf.global_variables_initializer())
     while True:

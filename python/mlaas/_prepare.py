@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 if __name__ == "__main__":  # by its path and isolated: what lies in the code folder must not be found
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from mlaas import _marks
+from mlaas import _marks, _notebook
 from mlaas._spread import _look as _spread_look
 
 VERSION = 1
@@ -83,13 +83,13 @@ def _marked(root: str, path: str, files: List[Dict[str, Any]], refusals: List[Di
         if _marks.MAY.search(data):
             refusals.append(_refusal(path, 0, 0, "it has %d bytes and may have marks" % len(data), "split it: at most %d are read" % LARGEST))
         return
-    found = _marks.rewrite(data, path)
+    found = (_notebook if path.endswith(".ipynb") else _marks).rewrite(data, path)
     if found is None:
         return
     refusals.extend(_refusal(path, *r) for r in found.refusals)
     if found.sites:
         before, after = _shown(found.before), _shown(found.after)
-        diff = "".join(_unified(path, False, _same_lines([s.line - 1 for s in found.sites], len(before)), before, after))
+        diff = "".join(_unified(path, False, _same_lines(sorted({s.line - 1 for s in found.sites}), len(before)), before, after))
         files.append({"path": path, "new": False, "content": base64.b64encode(found.data).decode("ascii"), "diff": diff,
                       "marks": [s._asdict() for s in found.sites]})
 
@@ -99,13 +99,13 @@ def _refusal(path: str, line: int, column: int, what: str, remedy: str) -> Dict[
 
 
 def _programs(root: str) -> Iterator[str]:
-    """Python files below root, by their paths with slashes; no links."""
+    """Python files and notebooks below root, by their paths with slashes; no links."""
     found = []
     for folder, folders, names in os.walk(root):
-        folders[:] = [d for d in folders if d not in ("__pycache__", ".git")]
+        folders[:] = [d for d in folders if d not in ("__pycache__", ".git", ".ipynb_checkpoints")]
         for name in names:
             full = os.path.join(folder, name)
-            if name.endswith((".py", ".pyw")) and os.path.isfile(full) and not os.path.islink(full):
+            if name.endswith((".py", ".pyw", ".ipynb")) and os.path.isfile(full) and not os.path.islink(full):
                 found.append(os.path.relpath(full, root).replace(os.sep, "/"))
     return iter(sorted(found))
 
