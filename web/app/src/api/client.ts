@@ -17,6 +17,11 @@ export type Cluster = Schemas["ClusterView"];
 export type Resources = Schemas["Resources"];
 export type Role = Schemas["Role"];
 export type Line = Schemas["RunLine"];
+export type Composition = Schemas["Composition"];
+export type PlanAsk = Schemas["PlanAskInput"];
+export type Plan = Schemas["Plan"];
+export type Template = Schemas["Template"];
+export type Dataset = Schemas["Dataset"];
 
 export const api = createClient<paths>({ baseUrl: location.origin });
 
