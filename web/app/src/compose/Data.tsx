@@ -57,7 +57,7 @@ const nearly = 64 << 10; // bytes of a table that its first line is looked for i
 /** The columns that the table in a dataset has, as its first line says. */
 function useColumns(name: string | undefined, version: number | undefined, file: string | undefined, wanted: boolean): string[] {
   const set = useQuery({ ...datasetQuery(name ?? "", String(version ?? 0)), enabled: wanted && !!name && !!version }).data;
-  const tables = (set?.content ?? []).filter((f) => (file ? f.path === file : f.path.endsWith(".csv") && !f.path.includes("/")));
+  const tables = (set?.members ?? []).filter((f) => (file ? f.path === file : f.path.endsWith(".csv") && !f.path.includes("/")));
   const digest = tables.length === 1 ? tables[0]!.digest : undefined;
   return useQuery({
     queryKey: ["columns", digest],
