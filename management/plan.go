@@ -106,7 +106,9 @@ func (m *Management) planJob(ctx context.Context, in *planIn) (*Answer[Plan], er
 	spec.Complete()
 	checked := spec
 	if checked.Name == "" {
-		p.wrong(mlaas.CheckName("name", ""))
+		if err := p.wrong(mlaas.CheckName("name", "")); err != nil {
+			return nil, err
+		}
 		checked.Name = "job"
 	}
 	err = m.checkSpec(ctx, &checked)
