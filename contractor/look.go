@@ -504,28 +504,6 @@ func (l *look) resized(x *mlaas.Resize) *effect {
 	return &effect{role: role, size: to}
 }
 
-// sized is the wish of a run with the sizes that rules have given it. A role
-// that is a range may be granted fewer still, down to what it accepts.
-func sized(run mlaas.Run, sizes map[string]int) mlaas.Run {
-	if len(sizes) == 0 {
-		return run
-	}
-	run.Spec.Roles = maps.Clone(run.Spec.Roles)
-	for name, n := range sizes {
-		r := run.Spec.Roles[name]
-		if r == nil || n <= 0 {
-			continue
-		}
-		as := *r
-		as.Replicas = mlaas.Count{Min: n, Max: n}
-		if r.Replicas.Min < r.Replicas.Max {
-			as.Replicas.Min = min(r.Replicas.Min, n)
-		}
-		run.Spec.Roles[name] = &as
-	}
-	return run
-}
-
 // rule says what an action rule that fired in this attempt asks for.
 func (l *look) rule(fired *mlaas.RuleFired) (sight, bool) {
 	if fired == nil || fired.Epoch != l.state.Epoch {

@@ -43,9 +43,14 @@ func (m *Management) pushCode(ctx context.Context, in *pushCodeIn) (*Answer[mlaa
 		return nil, store.Batch{}, mlaas.Invalid("files", wantFiles, "nothing")
 	}
 	if j.Code.Mode == "composed" {
-		return nil, store.Batch{}, fmt.Errorf("job %s is composed: its code is written from code.composed. To change the program itself, make it an ordinary job with POST /api/job/%s/eject, or `mlaas code eject %s`: %w", j.Name, j.Name, j.Name, mlaas.ErrConflict)
+		return nil, store.Batch{}, errComposed(j)
 	}
 	return m.addVersion(ctx, j, up)
+}
+
+// errComposed is why no code can be put into a job whose code is written for it.
+func errComposed(j mlaas.Job) error {
+	return fmt.Errorf("job %s is composed: its code is written from code.composed. To change the program itself, make it an ordinary job with POST /api/job/%s/eject, or `mlaas code eject %s`: %w", j.Name, j.Name, j.Name, mlaas.ErrConflict)
 }
 
 func (m *Management) addVersion(ctx context.Context, j mlaas.Job, up *uploaded) (*Answer[mlaas.Version], store.Batch, error) {

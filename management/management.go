@@ -57,6 +57,10 @@ type Management struct {
 	// machine; nil: there is none.
 	Prepare func(context.Context, mlaas.Run) (mlaas.Preparation, error)
 
+	// Fetch puts the files of a commit into a folder that is there and empty, with
+	// another that does not exist yet to work in; nil: repositories are not fetched.
+	Fetch func(ctx context.Context, source, dir, work string, most blob.Limits) (mlaas.Fetched, error)
+
 	Health *health.Prober // answers /readyz; nil: ready as long as it does not drain
 
 	Now func() time.Time // nil: time.Now

@@ -80,7 +80,9 @@ func (m *Management) routes() []route {
 		{"DELETE /api/job/{id}/jupyter/api/sessions/{kernel}", "jupyterEnd", "End a session: stop the kernel", auth.Member, writes(m, 204, m.jupyterStop)},
 
 		{"POST /api/job/{id}/eject", "ejectJob", "Make a composed job an ordinary one: its program becomes its code, to be changed", auth.Member, writes(m, 200, m.ejectJob)},
+		{"POST /api/job/{id}/code/git", "fetchCode", "Make a version of a folder of a git repository, which the platform fetches; its labels say which commit it was", auth.Member, writes(m, 201, m.gitCode).or(200)},
 		{"POST /api/compose", "compose", "Say what the composed network of a job comes to: shapes, parameters, what is wrong, its program. Nothing is kept", auth.Member, reads(200, m.composeJob)},
+		{"POST /api/plan", "planJob", "Say what would become of a job that is run now: which cluster, what it is given or waits for, what is done to its code, and why. Nothing is done", auth.Member, reads(200, m.planJob).takes(new(PlanAsk))},
 		{"GET /api/template", "listTemplates", "List the templates of guiding mode, with their files", auth.Member, reads(200, m.listTemplates)},
 
 		{"GET /api/run", "listRuns", "List the runs of all jobs, newest first", auth.Member, reads(200, m.listRuns)},

@@ -11,9 +11,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -372,7 +370,7 @@ func (s *Supervisor) source(ctx context.Context, d mlaas.DataTree, getenv func(s
 		if err := os.Mkdir(files, 0o755); err != nil {
 			return err
 		}
-		f := &source.Fetcher{Getenv: getenv, Most: maxSource, Files: maxTreeFiles, Guard: s.guard, Say: func(text string) { s.say("data " + d.Name + ": " + text) }}
+		f := &source.Fetcher{Getenv: getenv, Most: maxSource, Files: maxTreeFiles, Guard: s.reach().Transport, Say: func(text string) { s.say("data " + d.Name + ": " + text) }}
 		var got mlaas.Fetched
 		var err error
 		switch {
@@ -475,9 +473,12 @@ func (s *Supervisor) download(ctx context.Context, from, dir string) (got mlaas.
 	return got, source.Tree(&got, []mlaas.File{{Path: name, Digest: digestOf(h), Size: n}})
 }
 
-// guarded is a client that reaches public addresses only, as guard has it.
+// reach is where data may come from.
+func (s *Supervisor) reach() source.Reach { return source.Reach{Private: s.PrivateData} }
+
+// guarded is a client that reaches public addresses only, as reach has it.
 func (s *Supervisor) guarded(u *url.URL) (*http.Client, error) {
-	t, err := s.guard(u)
+	t, err := s.reach().Transport(u)
 	if err != nil {
 		return nil, err
 	}
@@ -488,75 +489,8 @@ func (s *Supervisor) guarded(u *url.URL) (*http.Client, error) {
 		if r.URL.Scheme != via[0].URL.Scheme {
 			return fmt.Errorf("it redirects from %s to %s", via[0].URL.Scheme, r.URL.Scheme)
 		}
-		return s.mayBe(r.URL)
+		return s.reach().May(r.URL)
 	}}, nil
-}
-
-// mayBe reports whether data may come from the host of a URL, as far as its
-// name says.
-func (s *Supervisor) mayBe(u *url.URL) error {
-	host := u.Hostname()
-	if a, err := netip.ParseAddr(host); !s.PrivateData && (err == nil && !public(a) || host == "localhost") {
-		return fmt.Errorf("%s is not a public address, and data may not come from there: %w", host, mlaas.ErrForbidden)
-	}
-	return nil
-}
-
-// guard makes connections to public addresses only. The check is made on the
-// address that is dialled, so no name and no redirect leads around it. Where
-// there is a proxy, it is the one that dials.
-func (s *Supervisor) guard(u *url.URL) (*http.Transport, error) {
-	if err := s.mayBe(u); err != nil {
-		return nil, err
-	}
-	var by string
-	if p, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && p != nil {
-		by = p.Host
-	}
-	t := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: time.Minute}
-	dialer := net.Dialer{Timeout: 30 * time.Second}
-	if !s.PrivateData {
-		dialer.Control = func(_, address string, _ syscall.RawConn) error {
-			a, err := netip.ParseAddrPort(address)
-			if err == nil && !public(a.Addr()) {
-				return fmt.Errorf("%s is not a public address, and data may not come from there: %w", a.Addr(), mlaas.ErrForbidden)
-			}
-			return err
-		}
-	}
-	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if by != "" && address == by {
-			return (&net.Dialer{Timeout: 30 * time.Second}).DialContext(ctx, network, address)
-		}
-		return dialer.DialContext(ctx, network, address)
-	}
-	return t, nil
-}
-
-// shared address space and documentation ranges that package netip does not
-// call private.
-var unroutable = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b::/96"),
-	netip.MustParsePrefix("2002::/16"),
-	netip.MustParsePrefix("fec0::/10"),
-}
-
-func public(a netip.Addr) bool {
-	a = a.Unmap()
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
-		return false
-	}
-	for _, p := range unroutable {
-		if p.Contains(a) {
-			return false
-		}
-	}
-	return true
 }
 
 // keep stores the folder named dir inside root as a tree, and returns its name

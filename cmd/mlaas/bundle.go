@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"mlaas.dev/mlaas"
 )
@@ -125,6 +126,28 @@ func only(root string, files []string) (*bundle, error) {
 		}
 	}
 	return b, b.check()
+}
+
+// texts are the files that are texts, as far as a plan reads them.
+func (b *bundle) texts() (map[string]string, error) {
+	if b == nil {
+		return nil, nil
+	}
+	out, left := map[string]string{}, int64(8<<20)
+	for _, f := range b.Files {
+		if f.Size > left {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(b.Root, filepath.FromSlash(f.Path)))
+		if err != nil {
+			return nil, err
+		}
+		if utf8.Valid(text) {
+			left -= f.Size
+			out[f.Path] = string(text)
+		}
+	}
+	return out, nil
 }
 
 func (b *bundle) add(rel string) error {

@@ -21,7 +21,7 @@ import (
 func (c *cli) managementCommand() *cobra.Command {
 	var tokenFile, address, clusters string
 	var hosts []string
-	var exec bool
+	var exec, private bool
 	return c.serviceCommand("management", "Run the service that people and programs talk to",
 		`Runs management: the REST API, the live stream and the page. It writes what
 users wish for and reads what becomes of it.`,
@@ -31,6 +31,7 @@ users wish for and reads what becomes of it.`,
 			cmd.Flags().StringVar(&address, "public", "", "URL by which people reach the platform, where a balancer is in front (else where this one listens)")
 			cmd.Flags().StringVar(&clusters, "clusters", "", "YAML file that says which clusters there are; it is read again when it changes")
 			cmd.Flags().BoolVar(&exec, "allow-exec", false, "take a kubeconfig that names a program which finds credentials: boosters run it")
+			cmd.Flags().BoolVar(&private, "private-git", false, privateGit)
 			cmd.Flags().StringSliceVar(&hosts, "host", nil, "names by which browsers call this server, besides those of the loopback")
 		},
 		func(ctx context.Context, s *service) error {
@@ -39,11 +40,11 @@ users wish for and reads what becomes of it.`,
 			} else if address != "" {
 				hosts = append(hosts, u.Hostname())
 			}
-			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), clusters, exec, hosts)
+			return runManagement(ctx, s, strings.TrimSuffix(address, "/"), first(tokenFile, c.Env("MLAAS_TOKEN_FILE"), filepath.Join(s.Dir, "token")), clusters, exec, private, hosts)
 		})
 }
 
-func runManagement(ctx context.Context, s *service, address, tokenFile, clusters string, exec bool, hosts []string) error {
+func runManagement(ctx context.Context, s *service, address, tokenFile, clusters string, exec, private bool, hosts []string) error {
 	token, err := secret(tokenFile, 32)
 	if err != nil {
 		return err
@@ -75,6 +76,7 @@ func runManagement(ctx context.Context, s *service, address, tokenFile, clusters
 		Catalogue: catalogue(),
 		AllowExec: exec,
 		Prepare:   preview{Dir: filepath.Join(s.Dir, "preview"), Env: filepath.Join(s.Dir, "env"), Binary: binary, Blob: blobs, Log: s.Log}.Prepare,
+		Fetch:     repositories{Private: private, Log: s.Log}.Fetch,
 		Info:      func(context.Context) (management.Info, error) { return s.info() },
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "url"), []byte(first(address, s.Advertise)+"\n"), 0o644); err != nil {

@@ -105,6 +105,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 		Catalogue: catalogue(),
 		Info:      func(ctx context.Context) (management.Info, error) { return p.info(ctx, x) },
 		Prepare:   preview{Dir: filepath.Join(p.Dir, "preview"), Env: filepath.Join(p.Dir, "env"), Binary: binary, Blob: x.blob, Log: p.Log}.Prepare,
+		Fetch:     repositories{Private: p.Private, Log: p.Log}.Fetch,
 		Sweep: func(ctx context.Context) ([]string, error) {
 			return sweepMachine(ctx, x.db, x.executor, filepath.Join(p.Dir, "env"), p.Log)
 		},

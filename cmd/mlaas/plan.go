@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mlaas.dev/mlaas"
+	"mlaas.dev/mlaas/imports"
 	"mlaas.dev/mlaas/template"
 )
 
@@ -68,6 +69,12 @@ func (s *specFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Set, "set", nil, "any other field by its path: execution.timeout=2h; may be repeated")
 }
 
+// A choice is a value that nobody stated, and the reason for it.
+type choice struct {
+	Value  string
+	Reason string
+}
+
 // A source is what the user named: a file, a folder, or a job file.
 type source struct {
 	Bundle   *bundle
@@ -75,7 +82,7 @@ type source struct {
 	FileName string         // of it, below the folder
 	Name     choice         // of the job
 	Entry    choice         // the file to start; empty where the job file has a command
-	Found    []imported
+	Found    []imports.Module
 	Required []string // packages that the code itself asks for
 	Requires string   // where it does: requirements.txt, or the program
 	Notes    []string // what the user should hear
@@ -141,7 +148,7 @@ func (s *source) composed() bool {
 func (s *source) single(root, base string) (err error) {
 	files := []string{base}
 	if strings.HasSuffix(base, ".py") {
-		s.Found, files = imports(os.DirFS(root), base)
+		s.Found, files = imports.Of(os.DirFS(root), base)
 		if s.Required, err = inlined(filepath.Join(root, base)); err != nil {
 			return err
 		}
@@ -192,7 +199,7 @@ func (s *source) folder(root, entry string) (err error) {
 		}
 	}
 	if strings.HasSuffix(reading, ".py") {
-		s.Found, _ = imports(os.DirFS(root), reading)
+		s.Found, _ = imports.Of(os.DirFS(root), reading)
 	}
 	if s.Bundle.has("requirements.txt") {
 		var left []string
@@ -618,7 +625,7 @@ func because(flags []string, r *mlaas.Role, kept string) string {
 func (s *specFlags) environment(p *plan, src *source, kept string, env func(string) (string, bool)) error {
 	e := &p.Spec.Environment
 	before := fmt.Sprint(e.Framework, e.Python, e.Packages, e.Image)
-	framework, add, unknown := guess(src.Found)
+	framework, add, unknown := imports.Guess(src.Found)
 	why := kept
 	switch name, python, _ := strings.Cut(s.Environment, "@"); {
 	case s.Image != "":
@@ -676,7 +683,7 @@ func (s *specFlags) environment(p *plan, src *source, kept string, env func(stri
 	return nil
 }
 
-func (s *specFlags) packages(p *plan, src *source, add []choice, unknown []imported, kept string) {
+func (s *specFlags) packages(p *plan, src *source, add []imports.Choice, unknown []imports.Module, kept string) {
 	e := &p.Spec.Environment
 	have := func(pkg string) bool {
 		return slices.ContainsFunc(e.Packages, func(o string) bool { return project(o) == project(pkg) })
@@ -705,7 +712,7 @@ func (s *specFlags) packages(p *plan, src *source, add []choice, unknown []impor
 		p.row("package", pkg, "--package")
 	}
 	for _, u := range unknown {
-		if len(src.Required) == 0 && !have(u.Module) && (src.File == nil || src.File.Environment.Packages == nil) {
+		if len(src.Required) == 0 && !have(u.Name) && (src.File == nil || src.File.Environment.Packages == nil) {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s, which nothing here brings: if it is a package, add   --package NAME", u))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -110,6 +111,9 @@ func (c *cli) prepare(ctx context.Context, cl *client.Client, s *specFlags, src 
 		c.say("%s %s", c.paint(yellow, "!"), n)
 	}
 	if dry {
+		if err := c.foresee(ctx, cl, p.Spec, src.Bundle); err != nil {
+			return mlaas.Job{}, err
+		}
 		return mlaas.Job{}, c.show(p.Spec, []string{p.Spec.Name}, func() string { return "" })
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Send)) {
@@ -127,6 +131,41 @@ func (c *cli) prepare(ctx context.Context, cl *client.Client, s *specFlags, src 
 		return cl.CreateJob(ctx, p.Spec, "")
 	}
 	return cl.EditJob(ctx, string(had.ID), had.JobSpec, p.Spec, had.Revision)
+}
+
+// foresee says what the platform would do with a job that is run now. It is an
+// error where the run would be refused, or could never start.
+func (c *cli) foresee(ctx context.Context, cl *client.Client, spec mlaas.JobSpec, b *bundle) error {
+	files, err := b.texts()
+	if err != nil {
+		return err
+	}
+	p, err := cl.Plan(ctx, client.PlanAsk{Spec: spec, Files: files})
+	if err != nil {
+		return err
+	}
+	c.say("%s", c.paint(bold, "If it ran now"))
+	c.say("  %s", p.Reason)
+	if p.Environment.Why != "" {
+		c.say("  environment: %s", p.Environment.Why)
+	}
+	for _, says := range p.Says {
+		c.say("  %s", says)
+	}
+	for _, n := range p.Notes {
+		c.say("%s %s", c.paint(yellow, "!"), n)
+	}
+	var wrong []string
+	for _, x := range p.Problems {
+		wrong = append(wrong, x.Message)
+	}
+	switch {
+	case len(wrong) > 0:
+		return tell{What: "this run would be refused", Why: strings.Join(wrong, "\n  "), Kind: mlaas.ErrInvalid}
+	case p.Starts == "never":
+		return tell{What: "this run could never start", Why: p.Reason, Kind: mlaas.ErrInvalid, Fix: "mlaas cluster ls   shows what there is"}
+	}
+	return nil
 }
 
 // jobNamed finds a job by its whole name; nil where there is none.

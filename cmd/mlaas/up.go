@@ -34,6 +34,7 @@ type platform struct {
 	Profile   string // a folder for what this process spends its time on; empty: that is not measured
 	Give      share  // what this machine gives
 	Clusters  string // a file that says which clusters there are; empty: none does
+	Private   bool   // repositories may be at addresses that are not public
 	Exec      bool   // a kubeconfig may name a program that finds credentials
 	DoorCA    string // a file with certificates by which replicas on clusters know the door
 	Door      string // address beyond this machine that the doors of clusters are served on too; empty: none
@@ -83,6 +84,7 @@ commands), and prints a link that lets a browser in once.`,
 	p.Give.flags(f)
 	f.StringVar(&p.Clusters, "clusters", "", "YAML file that says which clusters there are; it is read again when it changes")
 	fleetFlags(f, &p.Exec, &p.DoorCA)
+	f.BoolVar(&p.Private, "private-git", false, privateGit)
 	f.StringVar(&p.Door, "door", "", "address and port beyond this machine on which the doors of clusters are served too")
 	f.StringVar(&p.Cert, "tls-cert", "", "certificate to serve --door with, in PEM")
 	f.StringVar(&p.Key, "tls-key", "", "its key")

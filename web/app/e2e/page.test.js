@@ -50,7 +50,7 @@ test("who has no job is shown the shortest way to one", async () => {
   await picture("jobs-empty");
   await page.getByRole("link", { name: "Other ways to begin" }).click();
   await page.getByRole("button", { name: /The smallest job/ }).click();
-  await page.getByRole("cell", { name: "none of the frameworks is imported" }).waitFor();
+  await page.getByRole("cell", { name: "it imports none of the frameworks that mlaas knows" }).waitFor();
   await picture("new-job");
   await page.getByRole("button", { name: "Run", exact: true }).click();
   await page.waitForURL(/\/jobs\/hello\/overview/);

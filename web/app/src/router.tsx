@@ -63,7 +63,7 @@ const jobs = createRoute({
 const newJob = createRoute({
   getParentRoute: () => root,
   path: "/jobs/new",
-  validateSearch: (s: Record<string, unknown>): { from?: string | undefined } => ({ from: text(s.from) }),
+  validateSearch: (s: Record<string, unknown>): { from?: string | undefined; net?: string | undefined } => ({ from: text(s.from), net: text(s.net) }),
   component: lazyRouteComponent(() => import("./jobs/NewJob"), "NewJob"),
 });
 

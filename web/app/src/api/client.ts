@@ -25,6 +25,11 @@ export type Role = Schemas["Role"];
 export type Line = Schemas["RunLine"];
 export type Evaluated = Schemas["Evaluated"];
 export type Evaluation = Schemas["EvaluationContent"];
+export type Composition = Schemas["Composition"];
+export type PlanAsk = Schemas["PlanAskInput"];
+export type Plan = Schemas["Plan"];
+export type Template = Schemas["Template"];
+export type Dataset = Schemas["Dataset"];
 
 export const api = createClient<paths>({ baseUrl: location.origin });
 

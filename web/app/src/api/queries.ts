@@ -1,7 +1,7 @@
 // What the page asks of the API, by name, so that each thing is asked once and
 // stands in one place of the cache.
-import { queryOptions } from "@tanstack/react-query";
-import { answer, api, lines, type Evaluation, type PreparedCode, type VersionContent } from "./client";
+import { keepPreviousData, queryOptions } from "@tanstack/react-query";
+import { answer, api, lines, type Evaluation, type JobSpec, type PlanAsk, type PreparedCode, type VersionContent } from "./client";
 import { point, type Curve } from "./topics";
 
 const path = (id: string) => ({ params: { path: { id } } });
@@ -100,3 +100,12 @@ export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: asy
 export const secretsQuery = queryOptions({ queryKey: ["secrets"], queryFn: async () => (await answer(api.GET("/api/secret"))).items ?? [] });
 export const datasetsQuery = queryOptions({ queryKey: ["datasets"], queryFn: async () => (await answer(api.GET("/api/dataset"))).items ?? [] });
 export const environmentsQuery = queryOptions({ queryKey: ["environments"], staleTime: 60_000, queryFn: () => answer(api.GET("/api/environment")) });
+export const templatesQuery = queryOptions({ queryKey: ["templates"], staleTime: Infinity, queryFn: async () => (await answer(api.GET("/api/template"))).items ?? [] });
+
+/** What a network comes to: asked again with each change of it. */
+export const composeQuery = (spec: JobSpec) => queryOptions({ queryKey: ["compose", spec], placeholderData: keepPreviousData, staleTime: 60_000, queryFn: () => answer(api.POST("/api/compose", { body: spec })) });
+
+/** What would become of a job that is run now; it changes with what else runs. */
+export const planQuery = (ask: PlanAsk) => queryOptions({ queryKey: ["plan", ask], placeholderData: keepPreviousData, refetchInterval: 10_000, queryFn: () => answer(api.POST("/api/plan", { body: ask })) });
+
+export const datasetQuery = (name: string, version: string) => queryOptions({ queryKey: ["dataset", name, version], staleTime: Infinity, queryFn: () => answer(api.GET("/api/dataset/{name}/{version}", { params: { path: { name, version } } })) });

@@ -1,19 +1,22 @@
 import { Button, Group, Menu, Select, Stack, Tabs, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useParams, useSearch } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useMemo } from "react";
+import { lazy, Suspense, useEffect, useMemo, useState } from "react";
 import type { Job, Run } from "../api/client";
 import { useJobs } from "../api/live";
 import { jobQuery, runQuery, runsQuery } from "../api/queries";
-import { deleteJob, useEach, useStart, useStop } from "../jobs/actions";
+import { useStart, useStop } from "../jobs/actions";
 import { Failed } from "../shell/Failed";
 import { typing } from "../shell/Shell";
 import { useShortcuts } from "../shell/Shortcuts";
 import { final, Status } from "../shell/Status";
+import { Delete } from "./Delete";
 import { Overview } from "./Overview";
 import { MenuTo } from "../shell/links";
 
 const Code = lazy(() => import("./Code"));
+const Composed = lazy(() => import("./Composed"));
+const Configure = lazy(() => import("./Configure"));
 const Replicas = lazy(() => import("./Replicas"));
 const Metrics = lazy(() => import("./Metrics"));
 const Model = lazy(() => import("./Model"));
@@ -81,7 +84,7 @@ export function JobPage() {
           <Tabs.Panel key={t} value={t} pt="md">
             <Suspense fallback={<Text role="status">One moment…</Text>}>
               {t === "overview" && <Overview job={job.data} run={shown} runs={runs.data ?? []} />}
-              {t === "code" && <Code job={job.data} run={shown} />}
+              {t === "code" && (job.data.code.mode === "composed" ? <Composed key={job.data.id} job={job.data} /> : <Code job={job.data} run={shown} />)}
               {t === "replicas" && <Replicas job={job.data} run={shown} />}
               {t === "metrics" && <Metrics job={job.data} run={shown} />}
               {t === "model" && <Model job={job.data} run={shown} />}
@@ -107,23 +110,27 @@ function Actions({ job, run, state }: { job: Job; run: Run | undefined; state: s
   const start = useStart();
   const stop = useStop();
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
-  const remove = useEach("Deleted, to be restored within 7 days", deleteJob);
+  const [asked, ask] = useState(false);
+  const [edited, edit] = useState(false);
   const going = run && !final(state);
   return (
     <Group gap="xs">
       {going && <Button size="xs" variant="default" loading={stop.isPending} disabled={state === "stopping"} onClick={() => stop.mutate(run.id)}>Stop</Button>}
-      <Button size="xs" loading={start.isPending} disabled={job.versions === 0}
+      <Button size="xs" loading={start.isPending} disabled={job.versions === 0 && job.code.mode !== "composed"}
         onClick={() => start.mutate({ job: job.id, ask: {}, key: crypto.randomUUID() }, { onSuccess: () => void navigate({ search: (s) => ({ ...s, run: undefined, line: undefined }) }) })}>
-        Run {job.versions > 0 ? `v${job.versions}` : ""}
+        Run {job.versions > 0 && job.code.mode !== "composed" ? `v${job.versions}` : ""}
       </Button>
       <Menu position="bottom-end">
         <Menu.Target><Button size="xs" variant="default" aria-label="More">⋯</Button></Menu.Target>
         <Menu.Dropdown>
           <MenuTo to="/jobs/new" search={{ from: `job:${job.name}` }}>Clone</MenuTo>
           {run && <Menu.Item component="a" href={`/api/job/${job.id}/code/v${run.version.number}?format=zip`}>Download the code of this run</Menu.Item>}
-          <Menu.Item onClick={() => remove.mutate([job.id], { onSuccess: () => void navigate({ to: "/jobs", search: {} }) })}>Delete</Menu.Item>
+          <Menu.Item onClick={() => edit(true)}>Rename or configure</Menu.Item>
+          <Menu.Item onClick={() => ask(true)}>Delete</Menu.Item>
         </Menu.Dropdown>
       </Menu>
+      <Delete job={job} open={asked} close={() => ask(false)} />
+      {edited && <Suspense><Configure job={job} close={() => edit(false)} /></Suspense>}
     </Group>
   );
 }

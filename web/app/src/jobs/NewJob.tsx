@@ -1,48 +1,57 @@
-import { Button, Card, Code, FileButton, Group, Select, SimpleGrid, Stack, Table, Text, Textarea, TextInput, Title, UnstyledButton } from "@mantine/core";
+import { Alert, Button, Code, CopyButton, Group, Modal, Select, SimpleGrid, Stack, Table, Text, Textarea, TextInput, Title } from "@mantine/core";
+import { useDebouncedValue } from "@mantine/hooks";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { useEffect, useMemo, useState } from "react";
-import { answer, api, Problem, send, type JobSpec, type Version } from "../api/client";
-import { contentQuery, datasetsQuery, environmentsQuery, jobQuery } from "../api/queries";
-import { saveVersion } from "../job/save";
+import { lazy, Suspense, useEffect, useMemo, useState } from "react";
+import { answer, api, Problem, type JobSpec, type Plan, type PlanAsk } from "../api/client";
+import { datasetsQuery, environmentsQuery, planQuery } from "../api/queries";
+import { first, fromWord, networkOf, toWord, type Network } from "../compose/network";
 import { Failed } from "../shell/Failed";
+import { Status } from "../shell/Status";
 import { many } from "../shell/words";
-import { blank, plan, type Form } from "./plan";
-import { templates } from "./templates";
+import { blank, formOf, specOf, twin, type Form } from "./plan";
+import { fromFiles, fromGit, Gallery, useSource, type Source } from "./Source";
 
-/** What a job is made of: texts that the page knows, or an archive that it passes on. */
-type Source = { what: string; files: Record<string, string>; archive?: File; from: Partial<JobSpec>; needs?: string };
+const Builder = lazy(() => import("../compose/Builder").then((m) => ({ default: m.Builder })));
 
-/** Makes a job and runs it: choose what it begins from, say what it needs, see what will be. */
+/** Makes a job and runs it: choose what it begins with, say what it needs, see what would become of it. */
 export function NewJob() {
-  const { from } = useSearch({ from: "/jobs/new" });
+  const { from, net } = useSearch({ from: "/jobs/new" });
   const navigate = useNavigate({ from: "/jobs/new" });
   const cache = useQueryClient();
-  const cloned = from?.startsWith("job:") ? from.slice(4) : undefined;
   const [form, setForm] = useState<Form>(blank);
-  const [own, setOwn] = useState<Source>();
+  const [own, setOwn] = useState<Source>(); // of this machine or of a repository: no address says it
+  const [pasted, setPasted] = useState<Partial<JobSpec>>();
+  const [pasting, paste] = useState(false);
   const [trouble, setTrouble] = useState("");
-  const source = useSource(from, cloned) ?? own;
+  const shared = useMemo(() => (net ? fromWord(net) : undefined), [net]);
+  const network = shared ?? first;
+  const chosen = useSource(from === "git" ? undefined : from, network);
+  const source = chosen ?? own;
+  const base = useMemo(() => merged(source?.from, pasted), [source?.from, pasted]);
+  const spec = useMemo(() => specOf(form, base), [form, base]);
+  const ask = useMemo((): PlanAsk => ({ spec, ...source?.look }), [spec, source?.look]);
+  const [asked] = useDebouncedValue(ask, 300);
+  const plan = useQuery(planQuery(asked));
   const { data: environments } = useQuery(environmentsQuery);
   const datasets = useQuery(datasetsQuery).data;
-  const planned = useMemo(() => plan(form, source?.files ?? {}, source?.from ?? {}), [form, source]);
-  const set = (field: keyof Form) => (e: { currentTarget: { value: string } }) => setForm((f) => ({ ...f, [field]: e.currentTarget?.value ?? "" }));
   useEffect(() => {
     document.title = "New job · mlaas";
   }, []);
+  // A name follows from what the job begins with, until another is typed.
+  const [typed, type] = useState(false);
   useEffect(() => {
-    if (!from) return;
-    const base = cloned ? `${cloned}-copy` : from;
-    setForm((f) => (f.name === "" ? { ...f, name: base } : f));
-  }, [from, cloned]);
+    if (source && !typed) setForm((f) => ({ ...f, name: source.name }));
+  }, [source?.name, typed]);
 
   const make = useMutation({
     mutationFn: async (start: boolean) => {
-      const job = await answer(api.POST("/api/job", { body: planned.spec, params: { header: { "Idempotency-Key": crypto.randomUUID() } } }));
+      const planned = await answer(api.POST("/api/plan", { body: ask }));
+      const { framework, packages, image } = planned.spec.environment;
+      const body = { ...spec, environment: { ...spec.environment, ...(!image && { framework, packages: packages ?? [] }) } } as JobSpec;
+      const job = await answer(api.POST("/api/job", { body, params: { header: { "Idempotency-Key": crypto.randomUUID() } } }));
       try {
-        if (source?.archive) await send<Version>(`/api/job/${job.id}/code`, source.archive.name.endsWith(".zip") ? "application/zip" : "application/gzip", source.archive);
-        else if (source && cloned) await clone(cache, cloned, job.id);
-        else if (source) await saveVersion(job.id, undefined, source.files);
+        await source?.put?.(job.id, cache);
         if (start) await answer(api.POST("/api/job/{id}/run", { params: { path: { id: job.id }, header: { "Idempotency-Key": crypto.randomUUID() } }, body: {} }));
       } catch (e) {
         if (e instanceof Problem) throw new Problem(`The job ${job.name} was made, but: ${e.message}`, e.status, e.title, e.field, e.request);
@@ -50,129 +59,195 @@ export function NewJob() {
       }
       return job;
     },
-    onSuccess: (job) => void navigate({ to: "/jobs/$job/$tab", params: { job: job.name, tab: source ? "overview" : "code" }, search: {} }),
+    onSuccess: (job) => {
+      void cache.invalidateQueries({ queryKey: ["jobs"] });
+      void navigate({ to: "/jobs/$job/$tab", params: { job: job.name, tab: source ? "overview" : "code" }, search: {} });
+    },
   });
   const field = make.error instanceof Problem ? make.error.field : undefined;
-  const wrong = (path: RegExp) => (field && path.test(field) ? make.error!.message : undefined);
+  const wrong = (path: RegExp) => (field && path.test(field) ? make.error!.message : plan.data?.problems?.find((p) => p.field && path.test(p.field))?.message);
   const lacks = source?.needs && datasets && !datasets.some((d) => d.name === source.needs) ? source.needs : undefined;
 
-  const take = async (files: File[] | File | null) => {
-    const all = files === null ? [] : Array.isArray(files) ? files : [files];
+  const begin = (s: Source, at: string | undefined) => {
     setTrouble("");
-    if (all.length === 0) return;
+    setOwn(s);
+    void navigate({ search: at ? { from: at } : {} });
+  };
+  const take = async (files: Parameters<typeof fromFiles>[0]) => {
     try {
-      setOwn(await read(all));
-      const name = all.length === 1 ? all[0]!.name.replace(/\.(py|zip|tar\.gz|tgz)$/, "") : (all[0]!.webkitRelativePath.split("/")[0] ?? "");
-      setForm((f) => ({ ...f, name: f.name || name.toLowerCase().replace(/[^a-z0-9._-]+/g, "-") }));
-      void navigate({ search: {} });
+      begin(await fromFiles(files), undefined);
     } catch (e) {
       setTrouble((e as Error).message);
     }
   };
+  const set = (f: keyof Form) => (e: { currentTarget: { value: string } }) => {
+    const { value } = e.currentTarget;
+    if (f === "name") type(value !== "");
+    setForm((was) => ({ ...was, [f]: value }));
+  };
+  const empty = !source && !pasted?.code?.composed;
 
   return (
     <Stack>
-      <Title order={1} size="h2">New job</Title>
+      <Group justify="space-between">
+        <Title order={1} size="h2">New job</Title>
+        <Button size="xs" variant="default" onClick={() => paste(true)}>Paste a job file</Button>
+      </Group>
       <section aria-label="Begin from">
         <Title order={2} size="h4" mb="xs">1 Begin from</Title>
-        <SimpleGrid cols={{ base: 1, xs: 2, md: 3, xl: 4 }} spacing="sm">
-          {templates.map((t) => (
-            <UnstyledButton key={t.id} aria-pressed={from === t.id} onClick={() => { setOwn(undefined); setForm((f) => ({ ...f, name: templates.some((x) => x.id === f.name) || f.name === "" ? t.id : f.name })); void navigate({ search: { from: t.id } }); }}>
-              <Card withBorder h="100%" padding="sm" style={from === t.id ? { outline: "2px solid var(--mantine-primary-color-filled)" } : undefined}>
-                <Text fw={600}>{t.name}</Text><Text size="sm" c="dimmed">{t.what}</Text>{t.data && <Text size="xs" c="dimmed" mt={4}>Needs the dataset {t.data}.</Text>}
-              </Card>
-            </UnstyledButton>
-          ))}
-          <Card withBorder padding="sm">
-            <Text fw={600}>Your own code</Text><Text size="sm" c="dimmed" mb="xs">It runs as it is.</Text>
-            <Group gap="xs">
-              <FileButton onChange={(f) => void take(f)} multiple accept=".py,.txt,.json,.yaml,.yml,.toml,.md">{(p) => <Button size="xs" variant="default" {...p}>Files</Button>}</FileButton>
-              <FileButton onChange={(f) => void take(f)} multiple inputProps={{ webkitdirectory: "" } as object}>{(p) => <Button size="xs" variant="default" {...p}>Folder</Button>}</FileButton>
-              <FileButton onChange={(f) => void take(f)} accept=".zip,.tar.gz,.tgz">{(p) => <Button size="xs" variant="default" {...p}>Zip or tar.gz</Button>}</FileButton>
-            </Group>
-          </Card>
-        </SimpleGrid>
+        <Gallery from={from} own={!!own} choose={(f) => { setOwn(undefined); setTrouble(""); void navigate({ search: { from: f } }); }} take={(f) => void take(f)} git={(r) => begin(fromGit(r), "git")} />
         {trouble && <Text c="var(--bad)" size="sm" role="alert" mt="xs">{trouble}</Text>}
         <Text size="sm" mt="xs" aria-live="polite">{source ? <>It begins from {source.what}.</> : "Nothing chosen: the job begins without code, and you write it in the browser."}</Text>
+        {(source?.left?.length ?? 0) > 0 && (
+          <details><summary>{many(source!.left!.length, "thing")} left out</summary><ul>{source!.left!.slice(0, 200).map((l) => <li key={l}><Code>{l}</Code></li>)}</ul></details>
+        )}
+        {net && !shared && <Alert color="yellow" variant="outline" mt="xs">The link to the network was cut off: this is the one that everybody begins with.</Alert>}
       </section>
+      {from === "composed" && (
+        <section aria-label="Network">
+          <Title order={2} size="h4" mb="xs">The network</Title>
+          <Suspense fallback={<Text role="status">One moment…</Text>}>
+            <Builder network={network} set={(n: Network) => void navigate({ search: { from: "composed", net: toWord(n) }, replace: true })} link={`${location.origin}/jobs/new?from=composed&net=${toWord(network)}`} />
+          </Suspense>
+        </section>
+      )}
       <form onSubmit={(e) => {
         e.preventDefault();
-        make.mutate(!!source);
+        make.mutate(!empty);
       }}>
         <SimpleGrid cols={{ base: 1, md: 2 }} spacing="lg">
           <section aria-label="What it needs">
             <Title order={2} size="h4" mb="xs">2 What it needs</Title>
             <Stack gap="xs">
-              <TextInput label="Name" required pattern="[a-z0-9._\-]{1,63}" description="1 to 63 of a-z, 0-9, dot, _ and -" value={form.name} error={wrong(/^name/)} onChange={set("name")} />
-              <Select label="Framework" placeholder="by the imports" clearable clearButtonProps={{ "aria-label": "By the imports" }} value={form.framework || null} data={(environments?.catalogue ?? []).map((f) => f.name)} error={wrong(/^environment\.framework/)} onChange={(v) => setForm((f) => ({ ...f, framework: v ?? "" }))} />
+              <TextInput label="Name" required pattern="[a-z0-9._\-]{1,63}" description="1 to 63 of a-z, 0-9, dot, _ and -" value={form.name} error={form.name ? wrong(/^name/) : undefined} onChange={set("name")} />
+              <SimpleGrid cols={2} spacing="xs">
+                <Select label="Framework" placeholder="by the imports" clearable clearButtonProps={{ "aria-label": "By the imports" }} value={form.framework || null} data={(environments?.catalogue ?? []).map((f) => f.name)} error={wrong(/^environment\.framework/)} onChange={(v) => setForm((f) => ({ ...f, framework: v ?? "" }))} />
+                <Select label="Mode" placeholder={base.code?.mode ?? "nonintrusive"} clearable clearButtonProps={{ "aria-label": "As it begins" }} value={form.mode || null} data={["nonintrusive", "annotation", "guiding", "plain"]} disabled={!!base.code?.composed} error={wrong(/^code\.mode/)} onChange={(v) => setForm((f) => ({ ...f, mode: v ?? "" }))} />
+              </SimpleGrid>
               <TextInput label="Packages" description="as pip reads them, with spaces between" placeholder="numpy==2.1 pandas" value={form.packages} error={wrong(/packages/)} onChange={set("packages")} />
               <SimpleGrid cols={2} spacing="xs">
                 <TextInput label="Workers" description="4: up to 4; 2-8: at least 2" placeholder="1" value={form.workers} error={wrong(/worker\.replicas/)} onChange={set("workers")} />
                 <TextInput label="Parameter servers" description="exactly so many" placeholder="0" value={form.ps} error={wrong(/ps\.replicas/)} onChange={set("ps")} />
-                <TextInput label="CPU of each" description="cores: any amount" placeholder="500m" value={form.cpu} error={wrong(/cpu/)} onChange={set("cpu")} />
-                <TextInput label="Memory of each" description="any amount" placeholder="1Gi" value={form.memory} error={wrong(/memory/)} onChange={set("memory")} />
+                <TextInput label="CPU of each" description="cores, or worker=2,ps=500m" placeholder="500m" value={form.cpu} error={wrong(/cpu/)} onChange={set("cpu")} />
+                <TextInput label="Memory of each" description="1.5Gi, 512M, or by role" placeholder="1Gi" value={form.memory} error={wrong(/memory/)} onChange={set("memory")} />
                 <TextInput label="GPUs of each" description="1, or KIND:2" placeholder="0" value={form.gpu} error={wrong(/gpu/)} onChange={set("gpu")} />
-                <TextInput label="Command" description="else the entry file" placeholder="python main.py" value={form.command} error={wrong(/command/)} onChange={set("command")} />
+                <TextInput label="Disk of each" description="on clusters: 20Gi" placeholder="what its node has" value={form.disk} error={wrong(/disk/)} onChange={set("disk")} />
               </SimpleGrid>
+              <TextInput label="Command" description="else the entry file" placeholder="python main.py" value={form.command} error={wrong(/command/)} onChange={set("command")} />
               <Textarea label="Parameters" description="name=value, one a line" autosize minRows={1} value={form.parameters} error={wrong(/parameters/)} onChange={set("parameters")} />
               <Textarea label="Data" description="name=source, one a line: dataset:NAME, https://…, s3://…, git+https://…" autosize minRows={1} value={form.data} error={wrong(/^data/)} onChange={set("data")} />
             </Stack>
           </section>
-          <section aria-label="What will be">
-            <Title order={2} size="h4" mb="xs">3 What will be</Title>
-            <Table verticalSpacing={4}>
-              <Table.Thead><Table.Tr><Table.Th>what</Table.Th><Table.Th>value</Table.Th><Table.Th>why</Table.Th></Table.Tr></Table.Thead>
-              <Table.Tbody>{planned.rows.map((r) => <Table.Tr key={r.what}><Table.Td>{r.what}</Table.Td><Table.Td style={{ overflowWrap: "anywhere" }}>{r.value}</Table.Td><Table.Td><Text size="sm" c="dimmed">{r.why}</Text></Table.Td></Table.Tr>)}</Table.Tbody>
-            </Table>
-            <Text size="sm" mt="md" mb={4}>The same from a terminal:</Text>
-            <pre className="code" tabIndex={0}>{planned.command}</pre>
-            <details style={{ marginTop: 8 }}><summary>As a job file (mlaas.yaml; JSON is YAML)</summary><pre className="code" tabIndex={0}>{JSON.stringify(planned.spec, null, 2)}</pre></details>
+          <section aria-label="What would become of it" aria-busy={plan.isFetching}>
+            <Title order={2} size="h4" mb="xs">3 What would become of it</Title>
+            {plan.error && <Failed error={plan.error} again={() => void plan.refetch()} />}
+            {!plan.data && !plan.error && <Text role="status">The platform is being asked…</Text>}
+            {plan.data && <Foreseen plan={plan.data} code={!empty} />}
+            <Twin command={twin(form, source?.what.startsWith("the folder") ? source.name : "FOLDER")} file={plan.data?.file ?? ""} />
             {lacks && <Text size="sm" role="alert" mt="sm" c="var(--bad)">There is no dataset {lacks} yet. From a terminal: <Code>mlaas data put {lacks} "$(bash examples/get_mnist.sh)"</Code></Text>}
-            {make.error && !field && <Failed error={make.error} />}
-            {field && <Failed error={make.error!} />}
+            {make.error && <Failed error={make.error} />}
             <Group mt="md">
-              <Button type="submit" loading={make.isPending}>{source ? "Run" : "Make it and write code"}</Button>
-              {source && <Button variant="default" disabled={make.isPending || form.name === ""} onClick={() => make.mutate(false)}>Make it without running</Button>}
+              <Button type="submit" loading={make.isPending}>{empty ? "Make it and write code" : "Run"}</Button>
+              {!empty && <Button variant="default" disabled={make.isPending || form.name === ""} onClick={() => make.mutate(false)}>Make it without running</Button>}
             </Group>
           </section>
         </SimpleGrid>
       </form>
+      <Paste open={pasting} close={() => paste(false)} take={(stated) => {
+        const own = networkOf(stated as never);
+        const said = formOf(stated);
+        setForm(said.form);
+        type(said.form.name !== "");
+        if (own) {
+          setPasted({ ...said.from, code: {} });
+          setForm({ ...said.form, data: "" });
+          void navigate({ search: { from: "composed", net: toWord(own) } });
+        } else setPasted(said.from);
+      }} />
     </Stack>
   );
 }
 
-/** A template, or a job that is cloned. */
-function useSource(from: string | undefined, cloned: string | undefined): Source | undefined {
-  const job = useQuery({ ...jobQuery(cloned ?? ""), enabled: !!cloned }).data;
-  const content = useQuery({ ...contentQuery(cloned ?? "", "latest"), enabled: !!cloned && (job?.versions ?? 0) > 0 }).data;
-  return useMemo(() => {
-    const t = templates.find((x) => x.id === from);
-    if (t) return { what: t.name, files: t.files, from: t.spec, ...(t.data && { needs: t.data }) };
-    if (!cloned || !job) return undefined;
-    const { name: _, environment, roles, execution, data, code, evaluation, rules, labels } = job;
-    const spec = { environment, roles, execution, data: data ?? [], code: { ...code, version: undefined }, evaluation, rules, labels } as unknown as Partial<JobSpec>;
-    return { what: `the job ${cloned}${content ? `, v${content.number}` : ", which has no code"}`, files: content?.content ?? {}, from: spec };
-  }, [from, cloned, job, content]);
+/** What a job begins with, and over it what was pasted. */
+function merged(from: Partial<JobSpec> | undefined, over: Partial<JobSpec> | undefined): Partial<JobSpec> {
+  if (!over) return from ?? {};
+  return { ...from, ...over, code: { ...from?.code, ...over.code }, environment: { ...from?.environment, ...over.environment } as never, execution: { ...from?.execution, ...over.execution } };
 }
 
-async function clone(cache: ReturnType<typeof useQueryClient>, from: string, to: string) {
-  const content = await cache.fetchQuery(contentQuery(from, "latest"));
-  await answer(api.POST("/api/job/{id}/code", { params: { path: { id: to } }, body: { tree: content.files ?? [] } }));
+/** What the platform says of a run before there is one. */
+function Foreseen({ plan, code }: { plan: Plan; code: boolean }) {
+  const word = { now: "starts now", waits: "waits", never: "can never start", unknown: "not known" }[plan.starts];
+  const problems = (plan.problems ?? []).filter((p) => p.field !== "name");
+  return (
+    <Stack gap="xs">
+      <div role="status" aria-label="Whether it starts">
+        <Group gap="xs" wrap="nowrap" align="start"><Status of={plan.starts === "now" ? "ready" : plan.starts === "never" ? "failed" : "queued"} word={word} /><Text size="sm">{plan.reason}</Text></Group>
+      </div>
+      {problems.length > 0 && (
+        <Alert color="red" variant="outline" title={problems.length === 1 ? "One thing is in the way" : `${problems.length} things are in the way`} role="alert">
+          {problems.map((p) => <Text key={p.message} size="sm">{p.file && <Code>{p.file}{p.line ? `:${p.line}` : ""}</Code>} {p.message}</Text>)}
+        </Alert>
+      )}
+      <div className="wide" tabIndex={0} role="region" aria-label="Table of what is decided">
+        <Table verticalSpacing={4}>
+          <Table.Thead><Table.Tr><Table.Th>what</Table.Th><Table.Th>value</Table.Th><Table.Th>why</Table.Th></Table.Tr></Table.Thead>
+          <Table.Tbody>
+            {(plan.rows ?? []).map((r) => <Table.Tr key={r.what}><Table.Td>{r.what}</Table.Td><Table.Td style={{ overflowWrap: "anywhere" }}>{r.value}</Table.Td><Table.Td><Text size="sm" c="dimmed">{r.why}</Text></Table.Td></Table.Tr>)}
+            <Table.Tr><Table.Td>environment</Table.Td><Table.Td>{plan.environment.state}</Table.Td><Table.Td><Text size="sm" c="dimmed">{plan.environment.why}</Text></Table.Td></Table.Tr>
+          </Table.Tbody>
+        </Table>
+      </div>
+      {code && (plan.says ?? []).map((s) => <Text key={s} size="sm">{s}</Text>)}
+      {(plan.changes?.length ?? 0) > 0 && (
+        <details>
+          <summary>What is injected: {many(plan.changes!.length, "file")}</summary>
+          {plan.changes!.map((f) => <section key={f.path} aria-label={f.path}><Text size="sm" fw={600} mt="xs">{f.path}{f.new ? " (made by the engine)" : ""}</Text><pre className="code" tabIndex={0}>{f.diff}</pre></section>)}
+        </details>
+      )}
+      {code && (plan.notes ?? []).map((n) => <Text key={n} size="sm" c="dimmed">{n}</Text>)}
+    </Stack>
+  );
 }
 
-const mostText = 4 << 20; // bytes of a file that the page reads itself
+/** The same as a command and as a file. */
+function Twin({ command, file }: { command: string; file: string }) {
+  return (
+    <>
+      <Group justify="space-between" mt="md" mb={4}><Text size="sm">The same from a terminal:</Text><Copy what="the command" value={command} /></Group>
+      <pre className="code" tabIndex={0}>{command}</pre>
+      <details style={{ marginTop: 8 }}>
+        <summary>As a job file, mlaas.yaml</summary>
+        <Group justify="end" mb={4}><Copy what="the job file" value={file} /></Group>
+        <pre className="code" tabIndex={0} aria-label="Job file">{file}</pre>
+      </details>
+    </>
+  );
+}
 
-async function read(files: File[]): Promise<Source> {
-  const first = files[0]!;
-  if (files.length === 1 && /\.(zip|tar\.gz|tgz)$/.test(first.name)) return { what: first.name, files: {}, archive: first, from: {} };
-  const texts: Record<string, string> = {};
-  for (const f of files) {
-    const path = f.webkitRelativePath ? f.webkitRelativePath.split("/").slice(1).join("/") : f.name;
-    if (/(^|\/)(\.git|\.venv|__pycache__|node_modules)\//.test(path)) continue;
-    const bytes = new Uint8Array(await f.arrayBuffer());
-    if (bytes.length > mostText || bytes.subarray(0, 8000).includes(0)) throw new Error(`${path} is not text or is larger than 4 MiB. Send the folder as a zip, or by mlaas run.`);
-    texts[path] = new TextDecoder().decode(bytes);
-  }
-  if (Object.keys(texts).length === 0) throw new Error("There is no file in it that a job could use.");
-  return { what: many(Object.keys(texts).length, "file"), files: texts, from: {} };
+function Copy({ what, value }: { what: string; value: string }) {
+  return <CopyButton value={value}>{({ copied, copy }) => <Button size="compact-xs" variant="default" onClick={copy} aria-label={`Copy ${what}`}>{copied ? "Copied" : "Copy"}</Button>}</CopyButton>;
+}
+
+/** Takes the text of a job file, and fills the form with it. */
+function Paste({ open, close, take }: { open: boolean; close: () => void; take: (stated: Partial<JobSpec>) => void }) {
+  const [text, setText] = useState("");
+  const read = useMutation({
+    mutationFn: () => answer(api.POST("/api/plan", { body: { spec: { name: "" }, text } })),
+    onSuccess: (p) => {
+      take(p.stated as Partial<JobSpec>);
+      close();
+    },
+  });
+  return (
+    <Modal opened={open} onClose={close} title="Paste a job file" size="lg" closeButtonProps={{ "aria-label": "Close" }}>
+      <form onSubmit={(e) => {
+        e.preventDefault();
+        read.mutate();
+      }}>
+        <Textarea data-autofocus label="YAML or JSON, as in mlaas.yaml" autosize minRows={8} maxRows={20} styles={{ input: { fontFamily: "var(--mantine-font-family-monospace)" } }} value={text} onChange={(e) => setText(e.currentTarget.value)} />
+        {read.error && <Failed error={read.error} />}
+        <Button type="submit" mt="sm" loading={read.isPending} disabled={text.trim() === ""}>Fill the form</Button>
+      </form>
+    </Modal>
+  );
 }

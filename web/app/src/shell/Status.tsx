@@ -18,9 +18,9 @@ const looks: Record<string, { sign: string; tone: "good" | "bad" | "busy" | "wai
   stopped: { sign: "■", tone: "over" },
 };
 
-export function Status({ of }: { of: string }) {
+export function Status({ of, word }: { of: string; word?: string }) {
   const { sign, tone } = looks[of] ?? { sign: "–", tone: "over" };
-  return <span className="status" data-tone={tone}><span aria-hidden>{sign}</span>{of || "no run"}</span>;
+  return <span className="status" data-tone={tone}><span aria-hidden>{sign}</span>{word ?? (of || "no run")}</span>;
 }
 
 const finals = ["succeeded", "failed", "stopped", "lost"];

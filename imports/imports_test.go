@@ -1,4 +1,4 @@
-package main
+package imports
 
 import (
 	"slices"
@@ -37,8 +37,8 @@ func TestGuess(t *testing.T) {
 			for p, text := range tt.files {
 				code[p] = &fstest.MapFile{Data: []byte(text)}
 			}
-			found, _ := imports(code, "main.py")
-			framework, add, unknown := guess(found)
+			found, _ := Of(code, "main.py")
+			framework, add, unknown := Guess(found)
 			if framework.Value != tt.framework || framework.Reason != tt.reason {
 				t.Errorf("guessed %s because %s, want %s because %s", framework.Value, framework.Reason, tt.framework, tt.reason)
 			}
@@ -65,6 +65,6 @@ func FuzzImports(f *testing.F) {
 	f.Add("from . import x\\\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		code := fstest.MapFS{"main.py": {Data: []byte(text)}}
-		imports(code, "main.py") // must end, without a panic
+		Of(code, "main.py") // must end, without a panic
 	})
 }

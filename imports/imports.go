@@ -1,4 +1,6 @@
-package main
+// Package imports reads what a Python program imports, and which framework and
+// packages that means. It is pure: texts go in, and nothing of them is run.
+package imports
 
 import (
 	"fmt"
@@ -9,19 +11,19 @@ import (
 	"strings"
 )
 
-// An imported module: where the program first asks for it.
-type imported struct {
-	Module string // its first part: "torch" of "torch.nn"
-	File   string
-	Line   int
+// A Module is one that a program imports, and where it first asks for it.
+type Module struct {
+	Name string // its first part: "torch" of "torch.nn"
+	File string
+	Line int
 }
 
-func (i imported) String() string { return fmt.Sprintf("%s:%d imports %s", i.File, i.Line, i.Module) }
+func (i Module) String() string { return fmt.Sprintf("%s:%d imports %s", i.File, i.Line, i.Name) }
 
-// imports reads the program that begins at entry, and every file of code that
+// Of reads the program that begins at entry, and every file of code that
 // it imports from beside itself, and lists what they import from elsewhere,
 // in the order of reading. files are the program's own files.
-func imports(code fs.FS, entry string) (elsewhere []imported, files []string) {
+func Of(code fs.FS, entry string) (elsewhere []Module, files []string) {
 	seen := map[string]bool{}
 	known := map[string]bool{}
 	todo := []string{entry}
@@ -43,7 +45,7 @@ func imports(code fs.FS, entry string) (elsewhere []imported, files []string) {
 			first, _, _ := strings.Cut(i.module, ".")
 			if len(own) == 0 && first != "" && !known[first] {
 				known[first] = true
-				elsewhere = append(elsewhere, imported{first, file, i.line})
+				elsewhere = append(elsewhere, Module{first, file, i.line})
 			}
 		}
 	}
@@ -182,8 +184,8 @@ func strip(text string) string {
 	return b.String()
 }
 
-// A choice is a value that nobody stated, and the reason for it.
-type choice struct {
+// A Choice is a value that nobody stated, and the reason for it.
+type Choice struct {
 	Value  string
 	Reason string
 }
@@ -224,30 +226,30 @@ var packages = map[string]string{
 	"jax": "jax", "keras": "keras", "torch": "torch", "tensorflow": "tensorflow-cpu", "einops": "einops",
 }
 
-// guess chooses a framework, and the packages beside it, for what a program
+// Guess chooses a framework, and the packages beside it, for what a program
 // imports. Unknown modules are named, so that the user hears of them before
 // the program does.
-func guess(found []imported) (framework choice, add []choice, unknown []imported) {
-	at := func(module string) *imported {
-		if i := slices.IndexFunc(found, func(f imported) bool { return f.Module == module }); i >= 0 {
+func Guess(found []Module) (framework Choice, add []Choice, unknown []Module) {
+	at := func(module string) *Module {
+		if i := slices.IndexFunc(found, func(f Module) bool { return f.Name == module }); i >= 0 {
 			return &found[i]
 		}
 		return nil
 	}
-	framework = choice{"python", "it imports none of the frameworks that mlaas knows"}
+	framework = Choice{"python", "it imports none of the frameworks that mlaas knows"}
 	covered := []string{"mlaas", "__future__"}
 	for _, f := range frameworks {
 		if i := at(f.module); i != nil {
-			framework = choice{f.framework, i.String()}
+			framework = Choice{f.framework, i.String()}
 			covered = append(append(covered, f.module), bring[f.framework]...)
 			break
 		}
 	}
 	for _, i := range found {
-		switch pkg := packages[i.Module]; {
-		case slices.Contains(covered, i.Module) || slices.Contains(standard, i.Module):
+		switch pkg := packages[i.Name]; {
+		case slices.Contains(covered, i.Name) || slices.Contains(standard, i.Name):
 		case pkg != "":
-			add = append(add, choice{pkg, i.String()})
+			add = append(add, Choice{pkg, i.String()})
 		default:
 			unknown = append(unknown, i)
 		}
