@@ -97,7 +97,9 @@ func (m *Management) routes() []route {
 		{"GET /readyz", "readyz", "Ask whether requests can be served; with a token, how each check went", auth.Public, raw(200, "application/json", m.readyz).gives(new(health.Answer)).or(503)},
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
-		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, reads(200, m.problem)},
+		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, raw(200, "application/json", m.seeProblem).gives(new(ProblemKind))},
+		{"GET /api/docs", "listDocs", "List the pages of the documentation, or search them", auth.Public, reads(200, m.listDocs)},
+		{"GET /api/docs/{path...}", "getDoc", "Read a page of the documentation", auth.Public, reads(200, m.getDoc)},
 	}
 }
 

@@ -89,12 +89,14 @@ const clusters = createRoute({ getParentRoute: () => root, path: "/clusters", co
 const queue = createRoute({ getParentRoute: () => root, path: "/queue", component: lazyRouteComponent(() => import("./queue/Queue"), "Queue") });
 const deployments = createRoute({ getParentRoute: () => root, path: "/deployments", component: lazyRouteComponent(() => import("./deployments/Deployments"), "Deployments") });
 const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("./settings/Settings"), "Settings") });
-const docs = createRoute({ getParentRoute: () => root, path: "/docs", component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
+const words = (s: Record<string, unknown>): { q?: string | undefined } => ({ q: text(s.q) });
+const docs = createRoute({ getParentRoute: () => root, path: "/docs", validateSearch: words, component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
+const docPage = createRoute({ getParentRoute: () => root, path: "/docs/$", validateSearch: words, component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
 const apiDocs = createRoute({ getParentRoute: () => root, path: "/docs/api", component: lazyRouteComponent(() => import("./docs/Api"), "Api") });
 
 export function newRouter() {
   return createRouter({
-    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, clusters, queue, deployments, settings, docs, apiDocs]),
+    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, clusters, queue, deployments, settings, docs, docPage, apiDocs]),
     defaultPreload: "intent",
     defaultErrorComponent: ({ error, reset }) => <Failed error={error instanceof Error ? error : new Error(String(error))} again={reset} />,
     // Words as they are: ?q=a b, not ?q="a b".

@@ -16,6 +16,7 @@ export type PreparedCode = Schemas["PreparedView"];
 export type Cluster = Schemas["ClusterView"];
 export type Resources = Schemas["Resources"];
 export type Role = Schemas["Role"];
+export type DocPage = Schemas["DocPage"];
 export type Line = Schemas["RunLine"];
 
 export const api = createClient<paths>({ baseUrl: location.origin });

@@ -55,3 +55,7 @@ export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: asy
 export const secretsQuery = queryOptions({ queryKey: ["secrets"], queryFn: async () => (await answer(api.GET("/api/secret"))).items ?? [] });
 export const datasetsQuery = queryOptions({ queryKey: ["datasets"], queryFn: async () => (await answer(api.GET("/api/dataset"))).items ?? [] });
 export const environmentsQuery = queryOptions({ queryKey: ["environments"], staleTime: 60_000, queryFn: () => answer(api.GET("/api/environment")) });
+
+/** The pages of the documentation; with words those that have them. It is of the binary, and does not change. */
+export const docsQuery = (words: string) => queryOptions({ queryKey: ["docs", words], staleTime: Infinity, queryFn: async () => (await answer(api.GET("/api/docs", { params: { query: { limit: 500, ...(words && { q: words }) } } }))).items ?? [] });
+export const docQuery = (at: string) => queryOptions({ queryKey: ["doc", at], staleTime: Infinity, queryFn: () => answer(api.GET("/api/docs/{path}", { params: { path: { path: at } } })) });

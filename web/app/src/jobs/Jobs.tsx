@@ -85,7 +85,6 @@ function List({ found }: { found: ReturnType<typeof rows> }) {
       else if (e.key === "k") move(at - 1);
       else if (e.key === "x" && j) toggle(j.job);
       else if (e.key === "Enter" && j && (e.target === document.body || (e.target as HTMLElement).id === "main" || e.target === box.current)) void navigate({ to: "/jobs/$job/$tab", params: { job: j.name, tab: "overview" }, search: {} });
-      else if (e.key === "/") document.querySelector<HTMLInputElement>("[data-filter]")?.focus();
       else return;
       e.preventDefault();
     };

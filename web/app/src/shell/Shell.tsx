@@ -31,6 +31,7 @@ export function Shell() {
         void navigate({ to: place.to });
       } else if (e.key === "g") typed.current = e.timeStamp;
       else if (e.key === "?") sheetOpen.open();
+      else if (e.key === "/" && document.querySelector("[data-filter]")) document.querySelector<HTMLInputElement>("[data-filter]")!.focus();
       else if (e.key === "n") void navigate({ to: "/jobs/new" });
       else return;
       e.preventDefault();
