@@ -62,3 +62,44 @@ test("the type of a problem leads to where it is explained", async () => {
   await page.getByRole("heading", { level: 2, name: /not_found/ }).waitFor();
   clean();
 });
+
+test("each replica has its phases, what its threads do and a shell in it", async () => {
+  await runs("looked", 'import os, time\nopen("canary", "w").write("here I am")\n\ndef deep():\n    while not os.path.exists("go"):\n        time.sleep(0.05)\n\nprint("waits", flush=True)\ndeep()\nraise ValueError("on purpose")\n', "--workers", "2-2");
+  await at("/jobs/looked/replicas");
+  const row = page.getByRole("row", { name: /worker-1/ });
+  await page.getByRole("log").getByText("waits").nth(1).waitFor();
+  await row.getByRole("img", { name: /queued .*, created .*, made ready .*, running / }).waitFor();
+  const more = async (what) => {
+    await page.getByRole("button", { name: "More of worker-1" }).click();
+    await page.getByRole("menuitem", { name: what }).click();
+  };
+  await more("Phases and history");
+  await page.getByRole("dialog").getByRole("cell", { name: "code fetched" }).waitFor();
+  await page.getByRole("dialog").getByText(/attempt 1: running/).waitFor();
+  await picture("replica-phases");
+  await page.keyboard.press("Escape");
+  await more("What it does now");
+  await page.getByRole("dialog").getByText(/deep {2}.*looked\.py:\d+/).waitFor();
+  await picture("replica-stack");
+  await page.keyboard.press("Escape");
+  await more("Shell");
+  await page.getByRole("group", { name: "Shell in worker-1" }).locator(".xterm-screen").waitFor();
+  await page.locator(".xterm-helper-textarea").waitFor({ state: "attached" });
+  await page.keyboard.type("cat canary; echo; stty size\n");
+  await page.locator(".xterm").getByText("here I am").first().waitFor();
+  await picture("replica-shell");
+  await page.keyboard.type("touch go; exit 3\n");
+  await page.getByRole("status").getByText("The shell has ended with 3.").waitFor();
+  await page.getByRole("button", { name: "Close" }).click();
+  await page.locator(".status", { hasText: "failed" }).first().waitFor();
+  await page.getByRole("row", { name: /worker-1/ }).getByText("exit code 1").waitFor();
+  await picture("replicas-failed");
+  clean();
+});
+
+test("a missing package is added by one press, and the job runs again", async () => {
+  await runs("needs", "import six_is_not_there\n");
+  await at("/jobs/needs/overview");
+  await page.getByRole("button", { name: "Add the package six_is_not_there and run again" }).waitFor();
+  clean();
+});

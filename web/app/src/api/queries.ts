@@ -49,6 +49,10 @@ export const eventsQuery = (job: string, run: string, replica: string) =>
     queryFn: async () => (await answer(api.GET("/api/job/{id}/node/{nodeId}/event", { params: { path: { id: job, nodeId: replica }, query: { run } } }))).items ?? [],
   });
 
+/** What the threads of a replica do now: each look is a new one. */
+export const stackQuery = (job: string, run: string, replica: string) =>
+  queryOptions({ queryKey: ["stack", run, replica], staleTime: 0, gcTime: 0, retry: false, queryFn: () => answer(api.GET("/api/job/{id}/node/{nodeId}/stack", { params: { path: { id: job, nodeId: replica }, query: { run } } })) });
+
 export const clustersQuery = queryOptions({ queryKey: ["clusters"], queryFn: async () => (await answer(api.GET("/api/cluster"))).items ?? [], refetchInterval: 10_000 });
 export const statusQuery = queryOptions({ queryKey: ["status"], queryFn: () => answer(api.GET("/api/status")), refetchInterval: 15_000 });
 export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: async () => (await answer(api.GET("/api/session"))).items ?? [] });
