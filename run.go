@@ -211,7 +211,7 @@ type Replica struct {
 	Outputs  Digest            `json:"outputs,omitempty"`  // tree of what it left in $MLAAS_OUTPUT
 	Data     []Fetched         `json:"data,omitempty"`     // what its sources gave, in this attempt or the one before
 	Prepared *Prepared         `json:"prepared,omitempty"` // its code, where that is not as it was written
-	Stages   []Stage           `json:"stages,omitempty"` // of its getting ready, in this attempt; some go on at once
+	Stages   []Stage           `json:"stages,omitempty"`   // of its getting ready, in this attempt; some go on at once
 	History  []Event           `json:"history"`            // of this run, all attempts, newest last, at most 200
 }
 

@@ -13,7 +13,7 @@ const one = <T extends string>(v: unknown, of: readonly T[]) => of.find((x) => x
 
 const root = createRootRoute({ component: Shell, notFoundComponent: Missing });
 
-export type JobsSearch = { q?: string | undefined; view?: View | undefined; sort?: "name" | undefined };
+export type JobsSearch = { q?: string | undefined; view?: View | undefined; sort?: "name" | undefined; cols?: string | undefined };
 export type JobSearch = {
   run?: string | undefined; // its number; the newest where not said
   v?: string | undefined;
@@ -45,7 +45,7 @@ const home = createRoute({
 const jobs = createRoute({
   getParentRoute: () => root,
   path: "/jobs",
-  validateSearch: (s: Record<string, unknown>): JobsSearch => ({ q: text(s.q), view: one(s.view, ["running", "waiting", "failed"] as const), sort: one(s.sort, ["name"] as const) }),
+  validateSearch: (s: Record<string, unknown>): JobsSearch => ({ q: text(s.q), view: one(s.view, ["running", "waiting", "failed"] as const), sort: one(s.sort, ["name"] as const), cols: text(s.cols) }),
   component: Jobs,
 });
 

@@ -17,6 +17,8 @@ export type Cluster = Schemas["ClusterView"];
 export type Resources = Schemas["Resources"];
 export type Role = Schemas["Role"];
 export type DocPage = Schemas["DocPage"];
+export type Subscription = Schemas["Subscription"];
+export type SavedView = Schemas["SavedView"];
 export type Line = Schemas["RunLine"];
 
 export const api = createClient<paths>({ baseUrl: location.origin });

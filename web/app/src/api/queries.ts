@@ -56,6 +56,15 @@ export const stackQuery = (job: string, run: string, replica: string) =>
 export const clustersQuery = queryOptions({ queryKey: ["clusters"], queryFn: async () => (await answer(api.GET("/api/cluster"))).items ?? [], refetchInterval: 10_000 });
 export const statusQuery = queryOptions({ queryKey: ["status"], queryFn: () => answer(api.GET("/api/status")), refetchInterval: 15_000 });
 export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: async () => (await answer(api.GET("/api/session"))).items ?? [] });
+export const notificationsQuery = queryOptions({ queryKey: ["notifications"], queryFn: async () => (await answer(api.GET("/api/notification", { params: { query: { limit: 100 } } }))).items ?? [] });
+/** What was sent for one: looked at again while something of it goes on. */
+export const deliveriesQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["notified", id],
+    queryFn: async () => (await answer(api.GET("/api/notification/{id}/delivery", { params: { path: { id }, query: { limit: 20 } } }))).items ?? [],
+    refetchInterval: 2000,
+  });
+export const viewsQuery = queryOptions({ queryKey: ["views"], queryFn: async () => (await answer(api.GET("/api/view", { params: { query: { limit: 200 } } }))).items ?? [] });
 export const secretsQuery = queryOptions({ queryKey: ["secrets"], queryFn: async () => (await answer(api.GET("/api/secret"))).items ?? [] });
 export const datasetsQuery = queryOptions({ queryKey: ["datasets"], queryFn: async () => (await answer(api.GET("/api/dataset"))).items ?? [] });
 export const environmentsQuery = queryOptions({ queryKey: ["environments"], staleTime: 60_000, queryFn: () => answer(api.GET("/api/environment")) });

@@ -6,6 +6,7 @@ import { useJobs, useLink, useLive } from "../api/live";
 import { SignedOut } from "./SignedOut";
 import { Palette } from "./Palette";
 import { places } from "./places";
+import { usePopupsOfEnds } from "./popups";
 import { Shortcuts, useShortcuts } from "./Shortcuts";
 import { ButtonTo, NavTo } from "./links";
 
@@ -18,6 +19,7 @@ export function Shell() {
   const navigate = useNavigate();
   const link = useLink();
   const shortcuts = useShortcuts();
+  usePopupsOfEnds();
 
   const typed = useRef(0); // when g was pressed
   useHotkeys([["mod+K", paletteOpen.toggle]], [], true);
