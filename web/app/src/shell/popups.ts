@@ -3,7 +3,7 @@ import { useLocalStorage } from "@mantine/hooks";
 import { useEffect, useRef, useState } from "react";
 import { useJobs } from "../api/live";
 import type { Jobs } from "../api/topics";
-import { final } from "./Status";
+import { ended } from "./ends";
 
 const can = "Notification" in window && window.isSecureContext;
 
@@ -18,17 +18,7 @@ export function usePopups() {
   return { can, on: can && on && Notification.permission === "granted", set, refused };
 }
 
-/** The runs that have ended between two looks at all jobs, in sentences. */
-export function ended(before: Jobs, now: Jobs): { id: string; text: string; body: string }[] {
-  const out = [];
-  for (const [id, j] of now) {
-    const was = before.get(id)?.status, is = j.status;
-    if (is?.run && final(is.state) && was && !(was.run === is.run && final(was.state))) out.push({ id: is.run, text: `${j.name}/${is.number} ${is.state}`, body: is.reason ?? "" });
-  }
-  return out;
-}
-
-/** Shows them. */
+/** Shows the runs that end. */
 export function usePopupsOfEnds() {
   const { on } = usePopups();
   const jobs = useJobs();

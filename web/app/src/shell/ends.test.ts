@@ -1,8 +1,6 @@
-import { expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import type { JobEvent } from "../api/topics";
-
-vi.stubGlobal("window", {});
-const { ended } = await import("./popups");
+import { ended } from "./ends";
 
 const job = (state: string, run = "r1"): [string, JobEvent] => ["j", { job: "j", name: "mnist", status: { run, state, number: 7, reason: "because" } } as JobEvent];
 
