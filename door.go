@@ -132,6 +132,7 @@ type Phase struct {
 	Data     []Fetched     `json:"data,omitempty"`     // what its sources gave
 	Prepared *Prepared     `json:"prepared,omitempty"` // its code, where a recipe was applied to it
 	Usage    Usage         `json:"usage"`
+	Stages   []Stage       `json:"stages,omitempty"` // of getting ready, by its own clock
 	At       time.Time     `json:"at"`
 }
 

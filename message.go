@@ -92,8 +92,24 @@ type WebhookWanted struct {
 	Again    bool   `json:"again,omitempty"` // also where it was delivered or given up before
 }
 
-// ToWebhooks is an inbox of its own, which every booster hears: a webhook that
-// does not answer keeps nothing waiting but other webhooks.
+// RunEnded goes from contractor to booster, in the commit in which a run ends,
+// where somebody wants to be told. Twice: the deliveries are there already, by
+// ids that follow from the run and the subscription.
+type RunEnded struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+}
+
+// TestAsked goes from management to booster: somebody tries whether what a
+// subscription sends arrives. Twice: the delivery is there already.
+type TestAsked struct {
+	Tenant       Tenant `json:"tenant"`
+	Subscription string `json:"subscription"`
+	Delivery     string `json:"delivery"` // the id that it is to have
+}
+
+// ToWebhooks is an inbox of its own, which every booster hears: a webhook or mail
+// server that does not answer keeps nothing waiting but others of them.
 const ToWebhooks = "booster.webhooks"
 
 // To is who hears the message; Key is what must be handled in order.
@@ -105,6 +121,8 @@ func (m ReplicasUnwanted) To() string { return ToBooster(m.Cluster) }
 func (m ReplicaChanged) To() string   { return ToContractor }
 func (m RuleFired) To() string        { return ToContractor }
 func (m WebhookWanted) To() string    { return ToWebhooks }
+func (m RunEnded) To() string         { return ToWebhooks }
+func (m TestAsked) To() string        { return ToWebhooks }
 
 // Key is what must be handled in order: a run's messages one after another.
 func (m RunAsked) Key() string         { return string(m.Run) }
@@ -115,3 +133,5 @@ func (m ReplicasUnwanted) Key() string { return string(m.Run) }
 func (m ReplicaChanged) Key() string   { return string(m.Run) }
 func (m RuleFired) Key() string        { return string(m.Run) }
 func (m WebhookWanted) Key() string    { return m.Delivery }
+func (m RunEnded) Key() string         { return string(m.Run) }
+func (m TestAsked) Key() string        { return m.Delivery }

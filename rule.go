@@ -167,19 +167,23 @@ func (r *Resize) check() error {
 	return nil
 }
 
-// A Delivery is one CloudEvent for one webhook, and how far its sending has
-// come. Booster alone writes it; it is made in the commit that says that the
-// rule fired.
+// A Delivery is one event for one webhook or mailbox, and how far its sending
+// has come. Booster alone writes it; that of a rule is made in the commit that
+// says that the rule fired.
 type Delivery struct {
-	ID      string        `json:"id"` // of the event: the same at each try, so that who listens can tell
-	Tenant  Tenant        `json:"-"`
-	Run     RunID         `json:"run"`
-	Epoch   int           `json:"epoch"`
-	Replica string        `json:"replica"`
-	Rule    string        `json:"rule"`
-	Saw     string        `json:"saw"`
-	URL     string        `json:"url"`
-	Secret  string        `json:"secret"` // the name of the one that signs it
+	ID      string `json:"id"` // of the event: the same at each try, so that who listens can tell
+	Tenant  Tenant `json:"-"`
+	Run     RunID  `json:"run"` // empty: somebody tries whether it arrives
+	Epoch   int    `json:"epoch"`
+	Replica string `json:"replica"`
+	Rule    string `json:"rule"`
+	Saw     string `json:"saw"`
+	URL     string `json:"url"`
+	Secret  string `json:"secret"` // the name of the one that signs it; empty: it is not signed
+
+	Subscription string `json:"subscription,omitempty"` // whose it is, where it tells of no rule
+	Email        string `json:"email,omitempty"`        // instead of URL
+
 	State   DeliveryState `json:"state"`
 	Tries   []DeliveryTry `json:"tries"` // newest last, at most 20
 	Created time.Time     `json:"created"`

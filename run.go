@@ -215,8 +215,29 @@ type Replica struct {
 	Outputs  Digest            `json:"outputs,omitempty"`  // tree of what it left in $MLAAS_OUTPUT
 	Data     []Fetched         `json:"data,omitempty"`     // what its sources gave, in this attempt or the one before
 	Prepared *Prepared         `json:"prepared,omitempty"` // its code, where that is not as it was written
+	Stages   []Stage           `json:"stages,omitempty"`   // of its getting ready, in this attempt; some go on at once
 	History  []Event           `json:"history"`            // of this run, all attempts, newest last, at most 200
 }
+
+// A Stage is a part of getting ready between Ready and Started: fetching the
+// code, making the environment, preparing the code, and the like.
+type Stage struct {
+	Name  string     `json:"name"` // StageCode and its like
+	Began time.Time  `json:"began"`
+	Ended *time.Time `json:"ended,omitempty"` // not there: it goes on, or failed
+}
+
+// The stages of getting ready.
+const (
+	StageCode        = "code"        // its code is fetched
+	StageEnvironment = "environment" // its environment is made
+	StageData        = "data"        // its data are fetched
+	StageCheckpoint  = "checkpoint"  // the checkpoint from which it goes on is fetched
+	StagePrepare     = "prepare"     // its code is prepared by the recipe
+)
+
+// StageNames are all of them.
+var StageNames = []string{StageCode, StageEnvironment, StageData, StageCheckpoint, StagePrepare}
 
 // Usage is what a replica has used, as its supervisor measures it.
 type Usage struct {

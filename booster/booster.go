@@ -58,6 +58,9 @@ type Booster struct {
 	// whoever writes the rules owns it.
 	AllowLoopback bool
 
+	// Mail sends what somebody wants to be told by e-mail; nil: nobody can be.
+	Mail *Mailer
+
 	// Webhooks sends them; nil: over the network, guarded against addresses
 	// that a rule has no business with.
 	Webhooks http.RoundTripper
@@ -156,6 +159,8 @@ func (b *Booster) Run(ctx context.Context) error {
 	queue.On(notices, b.notify)
 	webhooks := &queue.Inbox{DB: b.DB, Name: mlaas.ToWebhooks, Log: b.Log, Counts: &b.Counts.Notices}
 	queue.On(webhooks, b.deliver)
+	queue.On(webhooks, b.runEnded)
+	queue.On(webhooks, b.testAsked)
 
 	work, ctx := errgroup.WithContext(ctx)
 	b.life = ctx

@@ -1204,6 +1204,29 @@ func TestFetched(t *testing.T) {
 	})
 }
 
+// How long each part of getting ready took stands in the record, of this
+// attempt alone; what a supervisor makes up does not.
+func TestStages(t *testing.T) {
+	bubble(t, mute, func(h *house) {
+		r := run("run1", map[string]int{"worker": 1})
+		line := h.hello(h.silent(r, 1), mlaas.ReplicaPending)
+		began := time.Now().Add(-3 * time.Second)
+		before := began.Add(-time.Second)
+		said := []mlaas.Stage{{Name: mlaas.StageCode, Began: began, Ended: &before}, {Name: "made up", Began: began}, {Name: mlaas.StageEnvironment, Began: began}, {Name: mlaas.StageCode, Began: before}}
+		if err := line.Send(h.ctx, mlaas.Up{Phase: &mlaas.Phase{Status: mlaas.ReplicaPending, Reason: "fetching its code", Stages: said}}); err != nil {
+			t.Fatal(err)
+		}
+		rep := h.until(r, "worker-0", time.Minute, "with stages", func(rep mlaas.Replica) bool { return len(rep.Stages) > 0 })
+		if s := rep.Stages; len(s) != 2 || s[0].Name != mlaas.StageCode || !s[0].Ended.Equal(began) || s[1].Name != mlaas.StageEnvironment || s[1].Ended != nil {
+			t.Errorf("recorded is %+v", s)
+		}
+		h.ask(r, 2)
+		if rep := h.until(r, "worker-0", time.Minute, "of the next attempt", func(rep mlaas.Replica) bool { return rep.Epoch == 2 }); rep.Stages != nil {
+			t.Errorf("the next attempt begins with the stages of the one before: %+v", rep.Stages)
+		}
+	})
+}
+
 // The rest of a log is taken after the end, but it changes no status; a line
 // that goes silent is ended; what was said last wins over what was seen.
 func TestAfterTheEnd(t *testing.T) {

@@ -79,6 +79,7 @@ type cell struct {
 	judged  mlaas.Evaluation
 	usage   *mlaas.Usage
 	reason  string
+	stages  []mlaas.Stage
 	heard   time.Time
 	last    time.Time // the same, by a clock that does not jump
 	fresh   bool      // something other than heard is new
@@ -215,6 +216,9 @@ func (c *cell) pour(r *mlaas.Replica) {
 	if c.usage != nil {
 		r.Usage = *c.usage
 	}
+	if len(c.stages) > 0 {
+		r.Stages = c.stages
+	}
 	if c.reason != "" && !r.Status.Final() && r.Status != mlaas.ReplicaStopping {
 		r.Reason = c.reason
 	}
@@ -226,7 +230,7 @@ func (c *cell) wrote(now, heard time.Time) {
 	defer c.mu.Unlock()
 	c.written = now
 	if !c.heard.After(heard) {
-		c.fresh, c.reason = false, ""
+		c.fresh, c.reason, c.stages = false, "", nil
 	}
 }
 
@@ -538,6 +542,9 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if len(p.Data) > 0 {
 		r.Data = fetched(p.Data)
 	}
+	if len(p.Stages) > 0 {
+		r.Stages = stages(p.Stages)
+	}
 	if p.Prepared != nil {
 		if _, err := blob.CheckDigest(p.Prepared.Digest); err == nil {
 			prepared := *p.Prepared
@@ -554,6 +561,25 @@ func (b *Booster) said(r *mlaas.Replica, p mlaas.Phase) {
 	if !moveAt(r, p.Status, p.Reason, at) && r.Status != mlaas.ReplicaStopping && p.Reason != "" {
 		r.Reason = short(p.Reason)
 	}
+}
+
+// stages are what a supervisor may say of its getting ready: each known one
+// once, and none that takes less than no time.
+func stages(said []mlaas.Stage) (known []mlaas.Stage) {
+	for _, x := range said {
+		if !slices.Contains(mlaas.StageNames, x.Name) || slices.ContainsFunc(known, func(k mlaas.Stage) bool { return k.Name == x.Name }) {
+			continue
+		}
+		x.Began = x.Began.UTC()
+		if x.Ended != nil {
+			x.Ended = new(x.Ended.UTC())
+			if x.Ended.Before(x.Began) {
+				x.Ended = &x.Began
+			}
+		}
+		known = append(known, x)
+	}
+	return known
 }
 
 // failed is what a supervisor may say of a failure.

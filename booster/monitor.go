@@ -696,9 +696,9 @@ func (m *Monitor) phase(ctx context.Context, c *conn, p mlaas.Phase) error {
 			defer c.poke() // rules may wait for something now
 		}
 		if minor {
-			c.cell.reason = short(p.Reason)
+			c.cell.reason, c.cell.stages = short(p.Reason), stages(p.Stages)
 		} else {
-			c.cell.reason = ""
+			c.cell.reason, c.cell.stages = "", nil
 		}
 	})
 	if minor {

@@ -218,7 +218,10 @@ func TestDelivery(t *testing.T) {
 		if got := last.Get("Content-Type"); got != "application/cloudevents+json; charset=utf-8" {
 			t.Errorf("Content-Type %q", got)
 		}
-		var e booster.CloudEvent
+		var e struct {
+			booster.CloudEvent
+			Data booster.Notice `json:"data"`
+		}
 		if err := json.Unmarshal([]byte(text[2]), &e); err != nil {
 			t.Fatal(err)
 		}

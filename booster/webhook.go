@@ -31,7 +31,7 @@ const keepDeliveries = 200
 // maxTries is how many tries of a delivery are told.
 const maxTries = 20
 
-// A CloudEvent is what the webhook of a rule gets: CloudEvents 1.0 in the
+// A CloudEvent is what a webhook gets: CloudEvents 1.0 in the
 // structured JSON mode. It is the same at every try.
 type CloudEvent struct {
 	SpecVersion string    `json:"specversion"` // "1.0"
@@ -41,11 +41,15 @@ type CloudEvent struct {
 	Subject     string    `json:"subject"`     // as people say it: mnist/7/worker-0
 	Time        time.Time `json:"time"`
 	DataType    string    `json:"datacontenttype"`
-	Data        Notice    `json:"data"`
+	Data        any       `json:"data"` // a Notice or a RunNotice
 }
 
-// EventType is what happened: an action rule fired.
-const EventType = "dev.mlaas.rule.fired.v1"
+// What happened.
+const (
+	EventType = "dev.mlaas.rule.fired.v1" // an action rule fired
+	EndedType = "dev.mlaas.run.ended.v1"
+	TestType  = "dev.mlaas.test.v1" // nothing: somebody tries whether it arrives
+)
 
 // deliver sends an event once, and commits how that went with what follows:
 // another try, or the end. A process that dies between the two sends it again.
@@ -60,14 +64,14 @@ func (b *Booster) deliver(ctx context.Context, m mlaas.WebhookWanted) (store.Bat
 	if d.State != mlaas.DeliveryWaiting && !m.Again {
 		return store.Batch{}, nil
 	}
-	run, _, err := store.Runs(b.DB).Get(ctx, m.Tenant, string(m.Run))
+	e, err := b.event(ctx, d)
 	if errors.Is(err, mlaas.ErrNotFound) {
 		return store.Batch{}, nil
 	} else if err != nil {
 		return store.Batch{}, err
 	}
 	began := b.Now()
-	status, err := b.send(ctx, run, d)
+	status, err := b.send(ctx, d, e)
 	if ctx.Err() != nil {
 		return store.Batch{}, ctx.Err()
 	}
@@ -87,7 +91,10 @@ func (b *Booster) deliver(ctx context.Context, m mlaas.WebhookWanted) (store.Bat
 		also.Tell = append(also.Tell, queue.TellAfter(p[m.Try], mlaas.WebhookWanted{Tenant: m.Tenant, Run: m.Run, Delivery: m.Delivery, Try: m.Try + 1}))
 	default:
 		d.State = mlaas.DeliveryFailed
-		b.Log.Warn("a webhook was given up", "run", d.Run, "rule", d.Rule, "error", err)
+		b.Log.Warn("a delivery was given up", "run", d.Run, "rule", d.Rule, "subscription", d.Subscription, "error", err)
+		if d.Subscription != "" { // its log says so
+			break
+		}
 		if err := b.gaveUp(ctx, mlaas.Fence{Tenant: d.Tenant, Run: d.Run, Epoch: d.Epoch, Replica: d.Replica, Incarnation: 1}, d.Rule, len(p)+1, err); err != nil {
 			return store.Batch{}, err
 		}
@@ -117,31 +124,61 @@ func (b *Booster) oldDeliveries(ctx context.Context, d mlaas.Delivery) (old []st
 	return old, nil
 }
 
-// send makes one request, signed as Standard Webhooks 1.0 says: whoever has the
-// secret finds that id, time and body are ours, and how old they are.
-func (b *Booster) send(ctx context.Context, run mlaas.Run, d mlaas.Delivery) (status int, err error) {
-	if b.Secrets == nil {
-		return 0, fmt.Errorf("secret %s: there are no secrets here: %w", d.Secret, mlaas.ErrNotFound)
+// event is what a delivery tells; ErrNotFound where what it is about is gone.
+func (b *Booster) event(ctx context.Context, d mlaas.Delivery) (CloudEvent, error) {
+	e := CloudEvent{SpecVersion: "1.0", ID: d.ID, Type: EventType, Time: d.Created, DataType: "application/json"}
+	if d.Run == "" {
+		e.Source, e.Type, e.Subject = "/api/notification/"+d.Subscription, TestType, "test"
+		e.Data = RunNotice{Text: "This is a test: what a run comes to will be told like this."}
+		return e, nil
 	}
-	secret, err := b.Secrets(ctx, d.Tenant, mlaas.SecretUse{Secret: d.Secret})
+	run, _, err := store.Runs(b.DB).Get(ctx, d.Tenant, string(d.Run))
 	if err != nil {
-		return 0, fmt.Errorf("secret %s, which signs it: %w", d.Secret, err)
+		return e, err
 	}
 	name := fmt.Sprintf("%s/%d", run.JobName, run.Number)
-	body, err := json.Marshal(CloudEvent{
-		SpecVersion: "1.0", ID: d.ID, Source: "/api/run/" + string(d.Run), Type: EventType, Subject: name + "/" + d.Replica, Time: d.Created,
-		DataType: "application/json", Data: Notice{d.Rule, run.Job, name, d.Run, d.Replica, d.Epoch, d.Saw, d.Created},
-	})
+	e.Source = "/api/run/" + string(d.Run)
+	if d.Subscription == "" {
+		e.Subject, e.Data = name+"/"+d.Replica, Notice{d.Rule, run.Job, name, d.Run, d.Replica, d.Epoch, d.Saw, d.Created}
+		return e, nil
+	}
+	s, _, err := store.RunStates(b.DB).Get(ctx, d.Tenant, string(d.Run))
+	if err != nil {
+		return e, err
+	}
+	e.Subject, e.Type = name, EndedType
+	e.Data = RunNotice{Job: run.Job, Name: name, Run: run.ID, State: s.State, Reason: s.Reason, ExitCode: s.ExitCode, Started: s.Started, Ended: s.Ended,
+		Text: fmt.Sprintf("%s %s: %s", name, s.State, s.Reason)}
+	return e, nil
+}
+
+// send makes one try. A webhook is signed as Standard Webhooks 1.0 says: whoever
+// has the secret finds that id, time and body are ours, and how old they are.
+func (b *Booster) send(ctx context.Context, d mlaas.Delivery, e CloudEvent) (status int, err error) {
+	if d.Email != "" {
+		return 0, b.mail(ctx, d, e)
+	}
+	body, err := json.Marshal(e)
 	if err != nil {
 		return 0, err
 	}
 	stamp := strconv.FormatInt(b.Now().Unix(), 10)
-	return b.post(ctx, d.URL, body, http.Header{
+	header := http.Header{
 		"Content-Type":      {"application/cloudevents+json; charset=utf-8"},
 		"Webhook-Id":        {d.ID},
 		"Webhook-Timestamp": {stamp},
-		"Webhook-Signature": {sign(secret, d.ID, stamp, body)},
-	})
+	}
+	if d.Secret != "" {
+		if b.Secrets == nil {
+			return 0, fmt.Errorf("secret %s: there are no secrets here: %w", d.Secret, mlaas.ErrNotFound)
+		}
+		secret, err := b.Secrets(ctx, d.Tenant, mlaas.SecretUse{Secret: d.Secret})
+		if err != nil {
+			return 0, fmt.Errorf("secret %s, which signs it: %w", d.Secret, err)
+		}
+		header.Set("Webhook-Signature", sign(secret, d.ID, stamp, body))
+	}
+	return b.post(ctx, d.URL, body, header)
 }
 
 // sign is an HMAC-SHA256 over id, time and body. A secret of the form

@@ -722,10 +722,24 @@ func (l *look) do(ctx context.Context, r jobengine.Rule, s sight) error {
 		st.Ended = new(moment(l.now, *st))
 		st.Next = time.Time{}
 		st.Reason = l.outcome(s.why)
+		return l.notify(ctx)
 	default:
 		return fmt.Errorf("rule %v: a look cannot do this: %w", r, mlaas.ErrInternal)
 	}
 	return nil
+}
+
+// notify tells that the run has ended, where somebody wants to be told: else it
+// would cost each run a message.
+func (l *look) notify(ctx context.Context) error {
+	if l.run.Number == 0 {
+		return nil // it is no run of the job's, but a part of its editor
+	}
+	wanted, _, err := store.Subscriptions(l.c.DB).List(ctx, store.Query{Tenant: l.run.Tenant, Limit: 1})
+	if err == nil && len(wanted) > 0 {
+		l.tell(queue.Tell(mlaas.RunEnded{Tenant: l.run.Tenant, Run: l.run.ID}))
+	}
+	return err
 }
 
 func (l *look) tell(m store.Message) { l.batch.Tell = append(l.batch.Tell, m) }

@@ -108,11 +108,11 @@ type ProblemKind struct {
 	Mend   string `json:"mend" doc:"What to do about it"`
 }
 
-func (m *Management) problem(_ context.Context, in *problemIn) (*Answer[ProblemKind], error) {
+func problemKind(code string) (ProblemKind, error) {
 	for _, k := range mlaas.Kinds {
-		if k.Code == in.Code {
-			return &Answer[ProblemKind]{Body: ProblemKind{k.Code, k.Status, kinds[k].title, kinds[k].mend}}, nil
+		if k.Code == code {
+			return ProblemKind{k.Code, k.Status, kinds[k].title, kinds[k].mend}, nil
 		}
 	}
-	return nil, fmt.Errorf("problem %q: %w", in.Code, mlaas.ErrNotFound)
+	return ProblemKind{}, fmt.Errorf("problem %q: %w", code, mlaas.ErrNotFound)
 }

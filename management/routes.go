@@ -129,6 +129,15 @@ func (m *Management) routes() []route {
 		{"GET /api/secret", "listSecrets", "List the secrets, without what they hold", auth.Member, reads(200, m.listSecrets)},
 		{"POST /api/secret", "setSecret", "Set a secret: the next version of it", auth.Member, writes(m, 201, m.setSecret)},
 		{"DELETE /api/secret/{name}", "deleteSecret", "Delete every version of a secret", auth.Member, writes(m, 204, m.deleteSecret)},
+		{"GET /api/notification", "listNotifications", "List whom you want to be told when runs end, newest first", auth.Member, reads(200, m.listNotifications)},
+		{"POST /api/notification", "createNotification", "Have a webhook or a mailbox told when runs end", auth.Member, writes(m, 201, m.createNotification)},
+		{"DELETE /api/notification/{id}", "deleteNotification", "Have it told no more", auth.Member, writes(m, 204, m.deleteNotification)},
+		{"POST /api/notification/{id}/test", "testNotification", "Send it a test; its deliveries say how that went", auth.Member, writes(m, 202, m.testNotification)},
+		{"GET /api/notification/{id}/delivery", "listNotificationDeliveries", "List what it was sent, with each try", auth.Member, reads(200, m.listNotificationDeliveries)},
+		{"POST /api/notification/{id}/delivery/{delivery}/redeliver", "redeliverNotification", "Send it one again: the same event, with the same id", auth.Member, writes(m, 202, m.redeliverNotification)},
+		{"GET /api/view", "listViews", "List the views of pages that you have saved, by name", auth.Member, reads(200, m.listViews)},
+		{"POST /api/view", "saveView", "Save a view of a page: its filter, order and columns", auth.Member, writes(m, 200, m.saveView)},
+		{"DELETE /api/view/{name}", "deleteView", "Delete a saved view", auth.Member, writes(m, 204, m.deleteView)},
 		{"GET /api/session", "listSessions", "List the logins", auth.Member, reads(200, m.listSessions)},
 		{"POST /api/session/link", "createLoginLink", "Make a link that lets one browser in, once", auth.Admin, reads(201, m.invite)},
 		{"DELETE /api/session/{id}", "revokeSession", "End a login", auth.Member, writes(m, 204, m.revokeSession)},
@@ -139,7 +148,9 @@ func (m *Management) routes() []route {
 		{"GET /readyz", "readyz", "Ask whether requests can be served; with a token, how each check went", auth.Public, raw(200, "application/json", m.readyz).gives(new(health.Answer)).or(503)},
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
-		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, reads(200, m.problem)},
+		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, raw(200, "application/json", m.seeProblem).gives(new(ProblemKind))},
+		{"GET /api/docs", "listDocs", "List the pages of the documentation, or search them", auth.Public, reads(200, m.listDocs)},
+		{"GET /api/docs/{path...}", "getDoc", "Read a page of the documentation", auth.Public, reads(200, m.getDoc)},
 	}
 }
 

@@ -146,15 +146,37 @@ func LiveOn(cluster string) string { return "live=" + cluster }
 // ReplicaKey is the ID of a replica's record.
 func ReplicaKey(run mlaas.RunID, replica string) string { return string(run) + "/" + replica }
 
-// Deliveries are written by booster. ID: "RUN/ID", where the ID grows with
-// time; list them by Prefix "RUN/".
+// Deliveries are written by booster. ID: "RUN/ID", where the ID of a rule's
+// grows with time; list them by Prefix "RUN/". Index: "subscription=ID" where it
+// is of one.
 func Deliveries(db Driver) Records[mlaas.Delivery] {
 	return Records[mlaas.Delivery]{DB: db, Kind: "delivery",
-		Key: func(d mlaas.Delivery) (mlaas.Tenant, string) { return d.Tenant, DeliveryKey(d.Run, d.ID) }}
+		Key: func(d mlaas.Delivery) (mlaas.Tenant, string) { return d.Tenant, DeliveryKey(d.Run, d.ID) },
+		Index: func(d mlaas.Delivery) []string {
+			if d.Subscription == "" {
+				return nil
+			}
+			return []string{"subscription=" + d.Subscription}
+		}}
 }
 
 // DeliveryKey is the ID of a delivery's record.
 func DeliveryKey(run mlaas.RunID, id string) string { return string(run) + "/" + id }
+
+// Subscriptions are written by management. ID: its own.
+func Subscriptions(db Driver) Records[mlaas.Subscription] {
+	return Records[mlaas.Subscription]{DB: db, Kind: "subscription",
+		Key: func(s mlaas.Subscription) (mlaas.Tenant, string) { return s.Tenant, s.ID }}
+}
+
+// SavedViews are written by management. ID: "USER/NAME".
+func SavedViews(db Driver) Records[mlaas.SavedView] {
+	return Records[mlaas.SavedView]{DB: db, Kind: "savedview",
+		Key: func(v mlaas.SavedView) (mlaas.Tenant, string) { return v.Tenant, SavedViewKey(v.User, v.Name) }}
+}
+
+// SavedViewKey is the ID of a saved view's record.
+func SavedViewKey(user, name string) string { return user + "/" + name }
 
 // Clusters are written by booster, which removes them with their specs. ID: the
 // name; no tenant.

@@ -62,10 +62,12 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	see := make([]string, len(start.Data))
 	g, some := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
+		defer s.stage(mlaas.StageCode)()
 		code, err = s.fetchFolder(some, start.Bundle, filepath.Join(s.Folder, CodeDir), true)
 		return sayWhy(err, "its code could not be fetched")
 	})
 	g.Go(func() (err error) {
+		defer s.stage(mlaas.StageEnvironment)()
 		err = s.roomily(some, func() error {
 			run, lock, err = s.environment(some, start.Environment)
 			return err
@@ -76,6 +78,7 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	getenv := func(name string) string { return cmp.Or(start.Secrets[name], start.Environment.Variables[name]) }
 	for i, d := range start.Data {
 		g.Go(func() (err error) {
+			defer s.stage(mlaas.StageData)()
 			return s.roomily(some, func() error {
 				see[i], err = s.data(some, d, getenv)
 				return err
@@ -84,6 +87,7 @@ func (s *Supervisor) ready(ctx context.Context, start mlaas.Start) (*program, *m
 	}
 	if start.Resume != "" {
 		g.Go(func() error {
+			defer s.stage(mlaas.StageCheckpoint)()
 			_, err := s.fetchFolder(some, start.Resume, filepath.Join(s.Folder, ResumeDir), false)
 			return sayWhy(err, fmt.Sprintf("the checkpoint of step %d could not be fetched", start.ResumeStep))
 		})

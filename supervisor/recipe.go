@@ -35,6 +35,7 @@ func (s *Supervisor) prepare(ctx context.Context, recipe *mlaas.Recipe, code mla
 		return fmt.Errorf("its code cannot be prepared: its environment has no Python, and code.mode is %s; use plain", recipe.Mode)
 	}
 	s.say("preparing its code")
+	defer s.stage(mlaas.StagePrepare)()
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTime, fmt.Errorf("it took more than %s", prepareTime))
 	defer cancel()
 	// As the program's user, in a sandbox over the same folders, in which it

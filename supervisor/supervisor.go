@@ -20,6 +20,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -346,7 +347,7 @@ func (s *Supervisor) end(p mlaas.Phase) {
 	p.Usage = s.measure()
 	s.persist()
 	s.mu.Lock()
-	p.Data, p.Prepared = s.phase.Data, s.phase.Prepared
+	p.Data, p.Prepared, p.Stages = s.phase.Data, s.phase.Prepared, s.phase.Stages
 	s.mu.Unlock()
 	if err := WriteFile(filepath.Join(s.Folder, CompletionFile), p); err != nil {
 		s.Log.Warn("how the program ended could not be written down", "error", err)
@@ -369,6 +370,25 @@ func (s *Supervisor) persist() {
 // say tells the door where we stand before the program runs.
 func (s *Supervisor) say(reason string) {
 	s.setPhase(func(p *mlaas.Phase) { p.Status, p.Reason = mlaas.ReplicaPending, reason })
+}
+
+// stage notes that a part of getting ready begins, and what it returns that it
+// has ended. Several of one name are one. The door is told with the next word:
+// a start must not cost more commits for it.
+func (s *Supervisor) stage(name string) (ended func()) {
+	note := func(change func(*mlaas.Stage)) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		all := slices.Clone(s.phase.Stages) // who sends may hold the old ones
+		at := slices.IndexFunc(all, func(x mlaas.Stage) bool { return x.Name == name })
+		if at < 0 {
+			at, all = len(all), append(all, mlaas.Stage{Name: name, Began: s.Now().UTC()})
+		}
+		change(&all[at])
+		s.phase.Stages = all
+	}
+	note(func(*mlaas.Stage) {})
+	return func() { note(func(x *mlaas.Stage) { x.Ended = new(s.Now().UTC()) }) }
 }
 
 func (s *Supervisor) setPhase(change func(*mlaas.Phase)) {

@@ -465,3 +465,26 @@ func BenchmarkLine(b *testing.B) {
 		s.ack(int64(i))
 	}
 }
+
+// Parts of getting ready that go on at once have a time each; several of one
+// name are one, which ends with the last.
+func TestStage(t *testing.T) {
+	now := time.Unix(1000, 0)
+	s := &Supervisor{Now: func() time.Time { now = now.Add(time.Second); return now }}
+	code, first := s.stage(mlaas.StageCode), s.stage(mlaas.StageData)
+	second := s.stage(mlaas.StageData)
+	code()
+	held := s.phase
+	first()
+	second()
+	is := s.phase
+	if len(is.Stages) != 2 || is.Stages[0].Name != mlaas.StageCode || is.Stages[0].Ended.Sub(is.Stages[0].Began) != 2*time.Second {
+		t.Errorf("stages are %+v", is.Stages)
+	}
+	if data := is.Stages[1]; data.Name != mlaas.StageData || data.Ended.Sub(data.Began) != 3*time.Second {
+		t.Errorf("fetching data is %+v", data)
+	}
+	if held.Stages[1].Ended != nil {
+		t.Error("what was being sent has changed")
+	}
+}

@@ -111,7 +111,7 @@ func runBooster(ctx context.Context, s *service, x boosterFlags, give share) err
 	if m.remote, err = s.remote(db, blobs); err != nil {
 		return err
 	}
-	others := &recorded{kinds: kinds(x.exec, ca), secret: s.secret, blobs: blobs, counts: new(booster.Counts), tracer: s.tracer, log: s.Log, lines: m.lines, show: m.shards.set}
+	others := &recorded{kinds: kinds(x.exec, ca), secret: s.secret, mail: s.mail, blobs: blobs, counts: new(booster.Counts), tracer: s.tracer, log: s.Log, lines: m.lines, show: m.shards.set}
 	showBooster(s.metrics, "added", others.counts)
 	fleet := &booster.Fleet{Member: s.member, DB: db, Log: s.Log}
 	for _, name := range x.clusters {
@@ -175,7 +175,7 @@ func (m *machine) serve(ctx context.Context, t *lease.Tenure, open func(http.Han
 		return err
 	}
 	defer close()
-	b := newBooster(localCluster, x, db, m.blobs, lines, m.secret, doorAt(m.Dir), log)
+	b := newBooster(localCluster, x, db, m.blobs, lines, m.secret, doorAt(m.Dir), m.mail, log)
 	b.Counts, b.Trace = m.counts, m.tracer
 	door, err := openDoor(m.Dir)
 	if err != nil {

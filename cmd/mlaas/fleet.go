@@ -51,6 +51,7 @@ func kinds(exec bool, ca []byte) map[string]driver {
 type recorded struct {
 	kinds  map[string]driver
 	secret []byte // opens how they are reached
+	mail   *booster.Mailer
 	blobs  blob.Driver
 	counts *booster.Counts
 	tracer trace.Tracer
@@ -96,7 +97,7 @@ func (x *recorded) serve(ctx context.Context, t *lease.Tenure, c booster.Reach, 
 	}
 	defer close()
 	e := x.executor(t, c, log)
-	b := newBooster(name, e, t.Over(), x.blobs, lines, x.secret, c.Spec.Door, log)
+	b := newBooster(name, e, t.Over(), x.blobs, lines, x.secret, c.Spec.Door, x.mail, log)
 	b.Of, b.Counts, b.Trace = c.Spec.Changed, x.counts, x.tracer
 	mux := http.NewServeMux()
 	mux.Handle("/", b.Monitor().Handler())

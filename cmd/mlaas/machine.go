@@ -76,10 +76,10 @@ func (x share) segmentBytes() (int64, error) {
 }
 
 // newBooster is the booster of one cluster, in whatever layout.
-func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.Driver, lines *series.Store, key []byte, door string, log *slog.Logger) *booster.Booster {
+func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.Driver, lines *series.Store, key []byte, door string, mail *booster.Mailer, log *slog.Logger) *booster.Booster {
 	return &booster.Booster{
 		DB: db, Blob: blobs, Series: lines, Key: key, Log: log,
-		Cluster: cluster, Executor: x, DoorURL: door,
+		Cluster: cluster, Executor: x, DoorURL: door, Mail: mail,
 		AllowLoopback: true, // who writes the rules owns the platform
 		Secrets: func(ctx context.Context, tenant mlaas.Tenant, use mlaas.SecretUse) (string, error) {
 			s, err := sealed(ctx, db, tenant, use)
@@ -90,6 +90,16 @@ func newBooster(cluster string, x booster.Executor, db store.Driver, blobs blob.
 			return string(plain), err
 		},
 	}
+}
+
+// mailer is how e-mail is sent: MLAAS_SMTP says it, as it has a password; nil:
+// not at all.
+func mailer(env func(string) string) (*booster.Mailer, error) {
+	if env == nil || env("MLAAS_SMTP") == "" {
+		return nil, nil
+	}
+	m, err := booster.ParseMailer(env("MLAAS_SMTP"))
+	return m, mlaas.In("MLAAS_SMTP", err)
 }
 
 // sealed is a secret as a run names it; without a version the newest.

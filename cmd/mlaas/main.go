@@ -114,7 +114,7 @@ shows what each of them says as it says it, and keeps what they made.`,
 	add("work", c.runCommand(), c.completesJobs(c.logsCommand()), c.completesJobs(c.metricsCommand()), c.completesJobs(c.evaluationCommand()), c.completesJobs(c.replicasCommand()),
 		c.completesJobs(c.shellCommand()), c.completesJobs(c.forwardCommand()), c.copyCommand(), c.completesJobs(c.kernelCommand()),
 		c.completesJobs(c.stackCommand()), c.completesJobs(c.debugCommand()))
-	add("things", c.jobCommand(), c.codeCommand(), c.templateCommand(), c.ruleCommand(), c.dataCommand(), c.envCommand(), c.secretCommand(), c.sessionCommand())
+	add("things", c.jobCommand(), c.codeCommand(), c.templateCommand(), c.ruleCommand(), c.dataCommand(), c.envCommand(), c.secretCommand(), c.notifyCommand(), c.sessionCommand())
 	add("platform", c.upCommand(), c.downCommand(), c.managementCommand(), c.contractorCommand(), c.boosterCommand(), c.statusCommand(), c.clusterCommand(), c.doctorCommand(), c.gcCommand(), c.backupCommand(), c.restoreCommand(),
 		c.benchCommand(), c.apiCommand(), c.versionCommand(), c.completionCommand())
 	root.AddCommand(exitCodes(), superviseCommand(), installCommand(), enterCommand())

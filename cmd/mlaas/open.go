@@ -91,7 +91,11 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	// No other process can use this store: what one alone must do is ours.
 	member := &lease.Member{DB: x.db, Service: "up", ID: "up-" + mlaas.NewID(time.Now()), Version: release(), Alone: true, Log: p.Log}
 	x.contractor = &contractor.Contractor{DB: x.db, Member: member, Log: p.Log, Trace: tracer, Counts: new(contractor.Counts)}
-	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, doorAt(p.Dir), p.Log)
+	mail, err := mailer(p.Env)
+	if err != nil {
+		return x, err
+	}
+	x.booster = newBooster(localCluster, x.executor, x.db, x.blob, x.series, key, doorAt(p.Dir), mail, p.Log)
 	x.booster.Trace, x.booster.Counts = tracer, new(booster.Counts)
 	x.monitor = x.booster.Monitor()
 	inside := &monitors{}
@@ -114,7 +118,7 @@ func (p platform) open(ctx context.Context, key []byte, token, binary string, tr
 	if err != nil {
 		return x, err
 	}
-	others := &recorded{kinds: kinds(p.Exec, ca), secret: key, blobs: x.blob, counts: new(booster.Counts), tracer: tracer, log: p.Log,
+	others := &recorded{kinds: kinds(p.Exec, ca), secret: key, mail: mail, blobs: x.blob, counts: new(booster.Counts), tracer: tracer, log: p.Log,
 		lines: func(string, *lease.Tenure, *slog.Logger) (*series.Store, func(context.Context) error, func(), error) {
 			return x.series, waits, func() {}, nil // one keeps what is said on all clusters
 		},

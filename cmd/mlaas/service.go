@@ -23,6 +23,7 @@ import (
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
+	"mlaas.dev/mlaas/booster"
 	"mlaas.dev/mlaas/health"
 	"mlaas.dev/mlaas/internal/trace"
 	"mlaas.dev/mlaas/lease"
@@ -55,6 +56,7 @@ type service struct {
 	Linger time.Duration
 
 	secret  []byte // of KeyFile
+	mail    *booster.Mailer
 	owner   string // the owner's token, where this process may know it; empty: it may not
 	member  *lease.Member
 	health  *health.Prober
@@ -111,6 +113,9 @@ number of each may run, on one machine or many, and any may die at any time.
 func (s *service) complete(c *cli) (err error) {
 	s.Store, s.Blob, s.KeyFile = first(s.Store, c.Env("MLAAS_STORE")), first(s.Blob, c.Env("MLAAS_BLOB")), first(s.KeyFile, c.Env("MLAAS_KEY_FILE"))
 	if s.Dir, err = c.folder(); err != nil {
+		return err
+	}
+	if s.mail, err = mailer(c.Env); err != nil {
 		return err
 	}
 	switch {

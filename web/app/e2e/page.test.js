@@ -186,7 +186,7 @@ test("what the API refuses is said in its words, and the rest of the page stays"
   await other.close();
 });
 
-const everywhere = ["/jobs", "/jobs/new?from=hello", "/jobs/hello/overview", "/jobs/bad/overview", "/jobs/hello/code", "/jobs/hello/replicas", "/jobs/hello/metrics", "/jobs/hello/model", "/deployments", "/clusters", "/queue", "/settings", "/docs", "/docs/api"];
+const everywhere = ["/jobs", "/jobs/new?from=hello", "/jobs/hello/overview", "/jobs/bad/overview", "/jobs/hello/code", "/jobs/hello/replicas", "/jobs/hello/metrics", "/jobs/hello/model", "/deployments", "/clusters", "/queue", "/settings", "/docs", "/docs/reference/job", "/docs?q=backup", "/docs/api"];
 
 // Each page in each look; where it is to be short, each look and each width once.
 const short = process.env.MLAAS_SHORT === "1";

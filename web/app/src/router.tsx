@@ -13,7 +13,7 @@ const one = <T extends string>(v: unknown, of: readonly T[]) => of.find((x) => x
 
 const root = createRootRoute({ component: Shell, notFoundComponent: Missing });
 
-export type JobsSearch = { q?: string | undefined; view?: View | undefined; sort?: "name" | undefined };
+export type JobsSearch = { q?: string | undefined; view?: View | undefined; sort?: "name" | undefined; cols?: string | undefined };
 export type JobSearch = {
   run?: string | undefined; // its number; the newest where not said
   v?: string | undefined;
@@ -56,7 +56,7 @@ const home = createRoute({
 const jobs = createRoute({
   getParentRoute: () => root,
   path: "/jobs",
-  validateSearch: (s: Record<string, unknown>): JobsSearch => ({ q: text(s.q), view: one(s.view, ["running", "waiting", "failed"] as const), sort: one(s.sort, ["name"] as const) }),
+  validateSearch: (s: Record<string, unknown>): JobsSearch => ({ q: text(s.q), view: one(s.view, ["running", "waiting", "failed"] as const), sort: one(s.sort, ["name"] as const), cols: text(s.cols) }),
   component: Jobs,
 });
 
@@ -111,12 +111,14 @@ const clusters = createRoute({ getParentRoute: () => root, path: "/clusters", co
 const queue = createRoute({ getParentRoute: () => root, path: "/queue", component: lazyRouteComponent(() => import("./queue/Queue"), "Queue") });
 const deployments = createRoute({ getParentRoute: () => root, path: "/deployments", component: lazyRouteComponent(() => import("./deployments/Deployments"), "Deployments") });
 const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("./settings/Settings"), "Settings") });
-const docs = createRoute({ getParentRoute: () => root, path: "/docs", component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
+const words = (s: Record<string, unknown>): { q?: string | undefined } => ({ q: text(s.q) });
+const docs = createRoute({ getParentRoute: () => root, path: "/docs", validateSearch: words, component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
+const docPage = createRoute({ getParentRoute: () => root, path: "/docs/$", validateSearch: words, component: lazyRouteComponent(() => import("./docs/Docs"), "Docs") });
 const apiDocs = createRoute({ getParentRoute: () => root, path: "/docs/api", component: lazyRouteComponent(() => import("./docs/Api"), "Api") });
 
 export function newRouter() {
   return createRouter({
-    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, compare, clusters, queue, deployments, settings, docs, apiDocs]),
+    routeTree: root.addChildren([home, jobs, newJob, jobHome, job, compare, clusters, queue, deployments, settings, docs, docPage, apiDocs]),
     defaultPreload: "intent",
     defaultErrorComponent: ({ error, reset }) => <Failed error={error instanceof Error ? error : new Error(String(error))} again={reset} />,
     // Words as they are: ?q=a b, not ?q="a b".

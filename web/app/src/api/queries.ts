@@ -94,9 +94,22 @@ export const eventsQuery = (job: string, run: string, replica: string) =>
     queryFn: async () => (await answer(api.GET("/api/job/{id}/node/{nodeId}/event", { params: { path: { id: job, nodeId: replica }, query: { run } } }))).items ?? [],
   });
 
+/** What the threads of a replica do now: each look is a new one. */
+export const stackQuery = (job: string, run: string, replica: string) =>
+  queryOptions({ queryKey: ["stack", run, replica], staleTime: 0, gcTime: 0, retry: false, queryFn: () => answer(api.GET("/api/job/{id}/node/{nodeId}/stack", { params: { path: { id: job, nodeId: replica }, query: { run } } })) });
+
 export const clustersQuery = queryOptions({ queryKey: ["clusters"], queryFn: async () => (await answer(api.GET("/api/cluster"))).items ?? [], refetchInterval: 10_000 });
 export const statusQuery = queryOptions({ queryKey: ["status"], queryFn: () => answer(api.GET("/api/status")), refetchInterval: 15_000 });
 export const sessionsQuery = queryOptions({ queryKey: ["sessions"], queryFn: async () => (await answer(api.GET("/api/session"))).items ?? [] });
+export const notificationsQuery = queryOptions({ queryKey: ["notifications"], queryFn: async () => (await answer(api.GET("/api/notification", { params: { query: { limit: 100 } } }))).items ?? [] });
+/** What was sent for one: looked at again while something of it goes on. */
+export const deliveriesQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["notified", id],
+    queryFn: async () => (await answer(api.GET("/api/notification/{id}/delivery", { params: { path: { id }, query: { limit: 20 } } }))).items ?? [],
+    refetchInterval: 2000,
+  });
+export const viewsQuery = queryOptions({ queryKey: ["views"], queryFn: async () => (await answer(api.GET("/api/view", { params: { query: { limit: 200 } } }))).items ?? [] });
 export const secretsQuery = queryOptions({ queryKey: ["secrets"], queryFn: async () => (await answer(api.GET("/api/secret"))).items ?? [] });
 export const datasetsQuery = queryOptions({ queryKey: ["datasets"], queryFn: async () => (await answer(api.GET("/api/dataset"))).items ?? [] });
 export const environmentsQuery = queryOptions({ queryKey: ["environments"], staleTime: 60_000, queryFn: () => answer(api.GET("/api/environment")) });
@@ -109,3 +122,7 @@ export const composeQuery = (spec: JobSpec) => queryOptions({ queryKey: ["compos
 export const planQuery = (ask: PlanAsk) => queryOptions({ queryKey: ["plan", ask], placeholderData: keepPreviousData, refetchInterval: 10_000, queryFn: () => answer(api.POST("/api/plan", { body: ask })) });
 
 export const datasetQuery = (name: string, version: string) => queryOptions({ queryKey: ["dataset", name, version], staleTime: Infinity, queryFn: () => answer(api.GET("/api/dataset/{name}/{version}", { params: { path: { name, version } } })) });
+
+/** The pages of the documentation; with words those that have them. It is of the binary, and does not change. */
+export const docsQuery = (words: string) => queryOptions({ queryKey: ["docs", words], staleTime: Infinity, queryFn: async () => (await answer(api.GET("/api/docs", { params: { query: { limit: 500, ...(words && { q: words }) } } }))).items ?? [] });
+export const docQuery = (at: string) => queryOptions({ queryKey: ["doc", at], staleTime: Infinity, queryFn: () => answer(api.GET("/api/docs/{path}", { params: { path: { path: at } } })) });

@@ -1,12 +1,13 @@
 import { Alert, Button, Code, Group, Stack, Text } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import type { Job, Run, RunAsk } from "../api/client";
+import { answer, api, type Job, type Run, type RunAsk } from "../api/client";
 import { useReplicas } from "../api/live";
 import { contentQuery, linesQuery } from "../api/queries";
 import { useStart } from "../jobs/actions";
 import { raised } from "../log/levels";
 import { bytes, size } from "../shell/words";
+import { Failed } from "../shell/Failed";
 import { To } from "../shell/links";
 
 /** Why a run failed: which replica, what it said last, and what would mend it. */
@@ -22,6 +23,14 @@ export function Cause({ job, run }: { job: Job; run: Run }) {
   const start = useStart();
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
   const again = (ask: RunAsk) => start.mutate({ job: job.id, ask: { version: `v${run.version.number}`, ...ask }, key: crypto.randomUUID() }, { onSuccess: () => void navigate({ search: {} }) });
+  const cache = useQueryClient();
+  const add = useMutation({
+    mutationFn: (name: string) => answer(api.PATCH("/api/job/{id}", { params: { path: { id: job.id } }, body: { environment: { packages: [...(job.environment.packages ?? []), name] } } as never })),
+    onSuccess: () => {
+      void cache.invalidateQueries({ queryKey: ["job", job.id] });
+      again({});
+    },
+  });
   const role = first && run.spec.roles[first.role];
   const memory = bytes(role?.memory ?? "1Gi") * 2;
   const missing = /No module named '([A-Za-z0-9_]+)/.exec(said?.line ?? "")?.[1];
@@ -38,9 +47,11 @@ export function Cause({ job, run }: { job: Job; run: Run }) {
           {first?.oom && Number.isFinite(memory) && (
             <Button size="xs" loading={start.isPending} onClick={() => again({ roles: { [first.role]: { memory: String(memory) } } })}>Run again with {size(memory)} of memory</Button>
           )}
-          {missing && <Text size="sm">The environment has no <Code>{missing}</Code>: add its package under environment.packages of the job, as with <Code>mlaas run … --package {missing}</Code>.</Text>}
+          {missing && <Button size="xs" loading={add.isPending} onClick={() => add.mutate(missing)}>Add the package {missing} and run again</Button>}
           <Button size="xs" variant="default" loading={start.isPending} onClick={() => again({})}>Run the same again</Button>
         </Group>
+        {missing && <Text size="xs" c="dimmed">Some packages have another name than their module, as scikit-learn has sklearn: then change environment.packages of the job.</Text>}
+        {add.error && <Failed error={add.error} />}
       </Stack>
     </Alert>
   );

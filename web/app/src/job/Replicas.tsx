@@ -1,52 +1,69 @@
-import { Button, Modal, Stack, Table, Text, Title } from "@mantine/core";
+import { ActionIcon, Menu, Modal, Stack, Table, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { useEffect, useRef, useState } from "react";
+import { lazy, Suspense, useEffect, useRef, useState } from "react";
 import type { Job, Replica, Run } from "../api/client";
 import { useReplicas } from "../api/live";
 import { eventsQuery } from "../api/queries";
 import { Log } from "../log/Log";
 import { Failed } from "../shell/Failed";
 import { final, Status } from "../shell/Status";
-import { full, lasting, size, when } from "../shell/words";
+import { bytes, full, lasting, many, size, value, when } from "../shell/words";
+import { parts, phases, told, type Phase } from "./phases";
+import { Stacks } from "./Stacks";
+
+const Terminal = lazy(() => import("./Terminal"));
+
+type Look = { replica: string; at: "details" | "shell" | "stack" };
 
 /** One row for each replica, and what all of them write. */
 export default function Replicas({ job, run }: { job: Job; run: Run | undefined }) {
   const replicas = useReplicas(run?.id);
   const { replica } = useSearch({ from: "/jobs/$job/$tab" });
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
-  const [looked, look] = useState<string>();
-  const rates = useRates(replicas);
+  const [looked, look] = useState<Look>();
+  const seen = useSeen(replicas);
   const now = useSeconds(replicas?.some((r) => !final(r.status)) ?? false);
   if (!run) return <Text>Replicas begin with the first run.</Text>;
+  const one = looked && replicas?.find((r) => r.replica === looked.replica);
+  const gpus = replicas?.some((r) => r.usage.gpuBusy !== undefined);
   return (
     <Stack>
       <section aria-label="Replicas">
+        {!replicas && <Text size="sm" role="status">Asking for the replicas…</Text>}
         {replicas?.length === 0 && <Text size="sm" c="dimmed">None yet. {run.status.reason}</Text>}
         {replicas && replicas.length > 0 && (
           <div className="wide" tabIndex={0} role="region" aria-label="Table of replicas">
-            <Table verticalSpacing={4}>
+            <Table verticalSpacing={4} className="replicas">
               <Table.Thead>
-                <Table.Tr><Table.Th>replica</Table.Th><Table.Th>status</Table.Th><Table.Th ta="right">attempt</Table.Th><Table.Th ta="right">step</Table.Th><Table.Th>CPU</Table.Th><Table.Th ta="right">memory, peak</Table.Th><Table.Th>heard</Table.Th><Table.Th>lasted</Table.Th><Table.Th>why</Table.Th><Table.Th><span style={{ position: "absolute", clip: "rect(0 0 0 0)" }}>more</span></Table.Th></Table.Tr>
+                <Table.Tr><Table.Th>replica</Table.Th><Table.Th>status</Table.Th><Table.Th>phases</Table.Th><Table.Th ta="right">restarts</Table.Th><Table.Th ta="right">step</Table.Th><Table.Th>CPU</Table.Th><Table.Th>memory, peak</Table.Th>{gpus && <Table.Th>GPU</Table.Th>}<Table.Th>heard</Table.Th><Table.Th>why</Table.Th><Table.Th><span className="unseen">more</span></Table.Th></Table.Tr>
               </Table.Thead>
               <Table.Tbody>
                 {replicas.map((r) => {
-                  const rate = rates.get(r.replica);
+                  const of = seen.get(r.replica), over = final(r.status);
+                  const all = phases(r, run.status.queued, now);
                   return (
                     <Table.Tr key={r.replica}>
-                      <Table.Td style={{ whiteSpace: "nowrap" }}>{r.replica}</Table.Td>
-                      <Table.Td><Status of={r.status} /></Table.Td>
-                      <Table.Td ta="right">{r.epoch}</Table.Td>
-                      <Table.Td ta="right">{r.step.toLocaleString("en")}</Table.Td>
-                      <Table.Td style={{ whiteSpace: "nowrap" }}>{rate && !final(r.status) ? <><Spark values={rate} label={`CPU of ${r.replica}`} /> {Math.round(rate.at(-1)!)} %</> : `${r.usage.cpuSeconds.toFixed(1)} s`}</Table.Td>
-                      <Table.Td ta="right" style={{ whiteSpace: "nowrap" }}>{final(r.status) ? "" : `${size(r.usage.memory)}, `}{size(r.usage.peak)}</Table.Td>
-                      <Table.Td style={{ whiteSpace: "nowrap" }} title={full(r.heard)}>{!r.heard || r.heard.startsWith("0001") ? "" : final(r.status) ? when(r.heard) : `${lasting(Math.max(0, Math.round((now - Date.parse(r.heard)) / 1000) * 1000))} ago`}</Table.Td>
-                      <Table.Td style={{ whiteSpace: "nowrap" }}>{r.started ? lasting((r.ended ? Date.parse(r.ended) : now) - Date.parse(r.started)) : ""}</Table.Td>
-                      <Table.Td style={{ minWidth: 200 }}>{r.reason}{r.oom ? " It reached its memory ceiling." : ""}</Table.Td>
-                      <Table.Td style={{ whiteSpace: "nowrap" }}>
-                        <Button size="compact-xs" variant="subtle" onClick={() => look(r.replica)} aria-label={`History: ${r.replica}`}>History</Button>
-                        <Button size="compact-xs" variant="subtle" aria-pressed={replica === r.replica} aria-label={replica === r.replica ? "All logs" : `Its log: ${r.replica}`}
-                          onClick={() => void navigate({ search: (s) => ({ ...s, replica: s.replica === r.replica ? undefined : r.replica, line: undefined }) })}>{replica === r.replica ? "All logs" : "Its log"}</Button>
+                      <Table.Td>{r.replica}</Table.Td>
+                      <Table.Td><Status of={r.status} />{r.exitCode !== undefined && r.exitCode !== 0 && <Text size="xs" c="dimmed">exit code {r.exitCode}</Text>}</Table.Td>
+                      <Table.Td><Timeline all={all} /></Table.Td>
+                      <Table.Td ta="right" title={r.epoch > 1 ? run.status.attempts?.filter((a) => a.reason).map((a) => `attempt ${a.epoch}: ${a.reason}`).join("\n") : undefined}>{Math.max(0, r.epoch - 1)}</Table.Td>
+                      <Table.Td ta="right">{r.step.toLocaleString("en")}{!over && of && of.steps > 0 && <Text size="xs" c="dimmed">{value(of.steps, 3)}/s</Text>}</Table.Td>
+                      <Table.Td>{of && of.cpu.length > 0 && !over ? <><Spark values={of.cpu} top={100} label={`CPU of ${r.replica}`} /> {Math.round(of.cpu.at(-1)!)} %</> : `${r.usage.cpuSeconds.toFixed(1)} s`}</Table.Td>
+                      <Table.Td>{over ? size(r.usage.peak) : <>{of && <Spark values={of.memory} top={bytes(r.usage.peak)} label={`Memory of ${r.replica}`} />} {size(r.usage.memory)}, {size(r.usage.peak)}</>}</Table.Td>
+                      {gpus && <Table.Td>{r.usage.gpuBusy !== undefined && <>{of && <Spark values={of.gpu} top={1} label={`GPUs of ${r.replica}`} />} {Math.round(100 * r.usage.gpuBusy)} %</>}</Table.Td>}
+                      <Table.Td title={full(r.heard)}>{!r.heard || r.heard.startsWith("0001") ? "" : over ? when(r.heard) : `${lasting(Math.max(0, Math.round((now - Date.parse(r.heard)) / 1000) * 1000))} ago`}</Table.Td>
+                      <Table.Td className="why">{r.reason}{r.oom ? " It reached its memory ceiling." : ""}</Table.Td>
+                      <Table.Td>
+                        <Menu position="bottom-end" withinPortal>
+                          <Menu.Target><ActionIcon variant="default" size={26} aria-label={`More of ${r.replica}`}>⋯</ActionIcon></Menu.Target>
+                          <Menu.Dropdown>
+                            <Menu.Item onClick={() => void navigate({ search: (s) => ({ ...s, replica: s.replica === r.replica ? undefined : r.replica, line: undefined }) })}>{replica === r.replica ? "Log of all" : "Its log alone"}</Menu.Item>
+                            <Menu.Item onClick={() => look({ replica: r.replica, at: "details" })}>Phases and history</Menu.Item>
+                            <Menu.Item disabled={over} onClick={() => look({ replica: r.replica, at: "stack" })}>What it does now</Menu.Item>
+                            <Menu.Item disabled={over} onClick={() => look({ replica: r.replica, at: "shell" })}>Shell</Menu.Item>
+                          </Menu.Dropdown>
+                        </Menu>
                       </Table.Td>
                     </Table.Tr>
                   );
@@ -60,42 +77,92 @@ export default function Replicas({ job, run }: { job: Job; run: Run | undefined 
         <Title order={2} size="h5" mb="xs">Log</Title>
         <Log run={run} replicas={replicas ?? []} />
       </section>
-      <Modal opened={!!looked} onClose={() => look(undefined)} title={`History of ${looked ?? ""}`} size="lg" closeButtonProps={{ "aria-label": "Close" }}>
-        {looked && <History job={job} run={run} replica={looked} />}
+      <Modal opened={looked?.at === "details"} onClose={() => look(undefined)} title={`Phases and history of ${looked?.replica ?? ""}`} size="lg" closeButtonProps={{ "aria-label": "Close" }}>
+        {one && <Details job={job} run={run} replica={one} now={now} />}
+      </Modal>
+      <Modal opened={looked?.at === "stack"} onClose={() => look(undefined)} title={`What ${looked?.replica ?? ""} does now`} size="xl" closeButtonProps={{ "aria-label": "Close" }}>
+        {looked?.at === "stack" && <Stacks job={job.id} run={run.id} replica={looked.replica} />}
+      </Modal>
+      {/* Esc is a key of the shell. */}
+      <Modal opened={looked?.at === "shell"} onClose={() => look(undefined)} title={`Shell in ${looked?.replica ?? ""}`} size="xl" closeOnEscape={false} closeOnClickOutside={false} closeButtonProps={{ "aria-label": "Close" }}>
+        {looked?.at === "shell" && <Suspense fallback={<Text role="status">Opening…</Text>}><Terminal job={job.id} run={run.id} replica={looked.replica} /></Suspense>}
       </Modal>
     </Stack>
   );
 }
 
-function History({ job, run, replica }: { job: Job; run: Run; replica: string }) {
-  const events = useQuery(eventsQuery(job.id, run.id, replica));
-  if (events.error) return <Failed error={events.error} />;
+/** The phases of a replica as long as they took. */
+function Timeline({ all }: { all: Phase[] }) {
+  const whole = Math.max(1, all.reduce((n, p) => n + p.to - p.from, 0));
+  const width = 140;
+  let x = 0;
   return (
-    <ol style={{ margin: 0, paddingLeft: 20 }}>
-      {(events.data ?? []).map((e, i) => <li key={i}><Text size="sm"><time dateTime={e.time} title={e.time}>{new Date(e.time).toLocaleTimeString()}</time> attempt {e.epoch}: <b>{e.status}</b>{e.reason ? `, ${e.reason}` : ""}</Text></li>)}
-    </ol>
+    <>
+      <svg width={width} height={12} role="img" aria-label={told(all)} style={{ display: "block" }}>
+        <title>{told(all)}</title>
+        {all.map((p) => {
+          const w = Math.max(2, ((p.to - p.from) / whole) * (width - 2 * all.length));
+          const from = x;
+          x += w + 1;
+          return <rect key={p.name} x={from} width={w} height={12} rx={1} fill={`var(--${p.tone})`} />;
+        })}
+      </svg>
+      {all.length > 0 && <Text size="xs" c="dimmed">{all.at(-1)!.name} {lasting(all.at(-1)!.to - all.at(-1)!.from)}</Text>}
+    </>
   );
 }
 
-/** Percent of a core that each replica took, of the last two minutes: from CPU seconds as they come. */
-function useRates(replicas: Replica[] | undefined): Map<string, number[]> {
-  const seen = useRef(new Map<string, { at: number; cpu: number; epoch: number; rates: number[] }>());
+function Details({ job, run, replica, now }: { job: Job; run: Run; replica: Replica; now: number }) {
+  const events = useQuery(eventsQuery(job.id, run.id, replica.replica));
+  const row = (p: Phase, deep: boolean) => <Table.Tr key={p.name}><Table.Td pl={deep ? 28 : undefined}>{p.name}</Table.Td><Table.Td ta="right">{lasting(p.to - p.from)}</Table.Td><Table.Td>{new Date(p.from).toLocaleTimeString()}</Table.Td></Table.Tr>;
+  return (
+    <Stack>
+      <Table aria-label="Phases">
+        <Table.Thead><Table.Tr><Table.Th>phase of attempt {replica.epoch}</Table.Th><Table.Th ta="right">took</Table.Th><Table.Th>from</Table.Th></Table.Tr></Table.Thead>
+        <Table.Tbody>{phases(replica, run.status.queued, now).flatMap((p) => [row(p, false), ...(p.name === "made ready" ? parts(replica, now).map((q) => row(q, true)) : [])])}</Table.Tbody>
+      </Table>
+      {replica.failure && <Text size="sm">{replica.failure.error}{replica.failure.file ? ` in ${replica.failure.file}, line ${replica.failure.line}` : ""}</Text>}
+      <Text size="sm" fw={600}>{many(Math.max(0, replica.epoch - 1), "restart")}, {many(events.data?.length ?? replica.history?.length ?? 0, "event")}</Text>
+      {events.error && <Failed error={events.error} />}
+      <ol style={{ margin: 0, paddingLeft: 20 }}>
+        {(events.data ?? replica.history ?? []).map((e, i) => <li key={i}><Text size="sm"><time dateTime={e.time} title={e.time}>{new Date(e.time).toLocaleTimeString()}</time> attempt {e.epoch}: <b>{e.status}</b>{e.reason ? `, ${e.reason}` : ""}</Text></li>)}
+      </ol>
+    </Stack>
+  );
+}
+
+type Seen = { at: number; epoch: number; used: number; step: number; cpu: number[]; memory: number[]; gpu: number[]; steps: number };
+const kept = 60; // measures of each line; one comes every two seconds or so
+
+/** What each replica took lately: percent of a core, bytes, the part of its GPUs, steps a second, from what it says as it comes. */
+function useSeen(replicas: Replica[] | undefined): ReadonlyMap<string, Seen> {
+  const seen = useRef(new Map<string, Seen>());
   for (const r of replicas ?? []) {
     const was = seen.current.get(r.replica);
     const at = Date.now();
-    if (!was || was.epoch !== r.epoch) seen.current.set(r.replica, { at, cpu: r.usage.cpuSeconds, epoch: r.epoch, rates: [] });
-    else if (r.usage.cpuSeconds > was.cpu && at - was.at > 500) {
-      was.rates.push((100_000 * (r.usage.cpuSeconds - was.cpu)) / (at - was.at));
-      if (was.rates.length > 60) was.rates.shift();
-      [was.at, was.cpu] = [at, r.usage.cpuSeconds];
+    if (!was || was.epoch !== r.epoch) {
+      seen.current.set(r.replica, { at, epoch: r.epoch, used: r.usage.cpuSeconds, step: r.step, cpu: [], memory: [], gpu: [], steps: 0 });
+      continue;
     }
+    if (at - was.at < 500 || (r.usage.cpuSeconds <= was.used && r.step <= was.step)) continue;
+    const push = (to: number[], v: number) => {
+      to.push(v);
+      if (to.length > kept) to.shift();
+    };
+    const s = (at - was.at) / 1000;
+    push(was.cpu, (100 * (r.usage.cpuSeconds - was.used)) / s);
+    push(was.memory, bytes(r.usage.memory));
+    if (r.usage.gpuBusy !== undefined) push(was.gpu, r.usage.gpuBusy);
+    was.steps = (r.step - was.step) / s;
+    [was.at, was.used, was.step] = [at, r.usage.cpuSeconds, r.step];
   }
-  return new Map([...seen.current].filter(([, s]) => s.rates.length > 0).map(([name, s]) => [name, s.rates]));
+  return seen.current;
 }
 
-function Spark({ values, label }: { values: number[]; label: string }) {
-  const top = Math.max(100, ...values);
-  const d = values.map((v, i) => `${i === 0 ? "M" : "L"}${(i * 60) / Math.max(1, values.length - 1)} ${16 - (15 * v) / top}`).join("");
+function Spark({ values, top, label }: { values: number[]; top: number; label: string }) {
+  if (values.length === 0) return null;
+  const most = Math.max(top, ...values);
+  const d = values.map((v, i) => `${i === 0 ? "M" : "L"}${(i * 60) / Math.max(1, values.length - 1)} ${16 - (15 * v) / most}`).join("");
   return <svg width={60} height={16} role="img" aria-label={label}><path d={values.length > 1 ? d : `${d}h60`} fill="none" stroke="var(--busy)" strokeWidth={1.5} /></svg>;
 }
 

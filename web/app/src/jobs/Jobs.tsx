@@ -1,4 +1,4 @@
-import { Button, Checkbox, Code, CopyButton, Group, SegmentedControl, Select, Stack, Text, TextInput, Title } from "@mantine/core";
+import { Button, Checkbox, Code, CopyButton, Group, MultiSelect, SegmentedControl, Select, Stack, Text, TextInput, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
@@ -11,13 +11,17 @@ import { useShortcuts } from "../shell/Shortcuts";
 import { Status } from "../shell/Status";
 import { many, value, when } from "../shell/words";
 import { deleteJob, stopJob, useEach } from "./actions";
+import { Views } from "./Views";
 import { counts, live, rows, type View } from "./rows";
 import { ButtonTo, To } from "../shell/links";
+
+const columns = ["reason", "measure", "changed"] as const;
+const widths: Record<string, string> = { reason: "minmax(0, 2.4fr)", measure: "132px", changed: "84px" };
 
 /** Every job with where it stands, live, and why. */
 export function Jobs() {
   const jobs = useJobs();
-  const { q, view, sort } = useSearch({ from: "/jobs" });
+  const { q, view, sort, cols } = useSearch({ from: "/jobs" });
   const navigate = useNavigate({ from: "/jobs" });
   const [words, setWords] = useState(q ?? "");
   useEffect(() => setWords(q ?? ""), [q]);
@@ -25,6 +29,7 @@ export function Jobs() {
   const found = useMemo(() => rows(jobs?.values() ?? [], filter, view, sort), [jobs, filter, view, sort]);
   const n = useMemo(() => counts(jobs?.values() ?? []), [jobs]);
   const field = useRef<HTMLInputElement>(null);
+  const shown = useMemo(() => (cols ? columns.filter((c) => cols.split(",").includes(c)) : [...columns]), [cols]);
 
   useEffect(() => {
     document.title = n.running > 0 ? `${n.running} running · mlaas` : "mlaas";
@@ -44,18 +49,20 @@ export function Jobs() {
               }} />
             <Select label="Order" w={130} value={sort ?? "newest"} allowDeselect={false} data={[{ value: "newest", label: "newest first" }, { value: "name", label: "by name" }]}
               onChange={(v) => void navigate({ search: (s) => ({ ...s, sort: v === "name" ? "name" : undefined }) })} />
+            <MultiSelect label="Columns" w={200} value={shown} data={columns} onChange={(v) => void navigate({ search: (s) => ({ ...s, cols: v.length === columns.length ? undefined : v.join(",") || "none" }) })} visibleFrom="sm" />
+            <Views />
           </Group>
           <SegmentedControl aria-label="View" value={view ?? "all"} fullWidth={false} style={{ alignSelf: "start", maxWidth: "100%" }} size="xs"
             onChange={(v) => void navigate({ search: (s) => ({ ...s, view: v === "all" ? undefined : (v as View) }) })}
             data={[{ value: "all", label: `All ${jobs.size.toLocaleString("en")}` }, { value: "running", label: `Running ${n.running}` }, { value: "waiting", label: `Waiting ${n.waiting}` }, { value: "failed", label: `Failed ${n.failed}` }]} />
-          <List found={found} />
+          <List found={found} shown={shown} />
         </>
       )}
     </Stack>
   );
 }
 
-function List({ found }: { found: ReturnType<typeof rows> }) {
+function List({ found, shown }: { found: ReturnType<typeof rows>; shown: string[] }) {
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const [at, setAt] = useState(0);
   const navigate = useNavigate();
@@ -86,7 +93,6 @@ function List({ found }: { found: ReturnType<typeof rows> }) {
       else if (e.key === "k") move(at - 1);
       else if (e.key === "x" && j) toggle(j.job);
       else if (e.key === "Enter" && j && (e.target === document.body || (e.target as HTMLElement).id === "main" || e.target === box.current)) void navigate({ to: "/jobs/$job/$tab", params: { job: j.name, tab: "overview" }, search: {} });
-      else if (e.key === "/") document.querySelector<HTMLInputElement>("[data-filter]")?.focus();
       else return;
       e.preventDefault();
     };
@@ -106,14 +112,14 @@ function List({ found }: { found: ReturnType<typeof rows> }) {
               const j = found[v.index]!;
               const job = known.get(j.job);
               return (
-                <div key={v.key} role="listitem" aria-setsize={found.length} aria-posinset={v.index + 1} className="row job" data-at={v.index === at} style={{ height: v.size, transform: `translateY(${v.start}px)` }}>
+                <div key={v.key} role="listitem" aria-setsize={found.length} aria-posinset={v.index + 1} className="row job" data-at={v.index === at} style={{ height: v.size, transform: `translateY(${v.start}px)`, ...(!narrow && { gridTemplateColumns: ["24px", "112px", "minmax(120px, 1.2fr)", ...shown.map((c) => widths[c])].join(" ") }) }}>
                   <Checkbox checked={chosen.has(j.job)} onChange={() => toggle(j.job)} aria-label={`Select ${j.name}`} styles={{ body: { overflow: "visible" } }} style={{ overflow: "visible" }} />
                   {!narrow && <Status of={j.status?.state ?? ""} />}
                   <To to="/jobs/$job/$tab" params={{ job: j.name, tab: "overview" }} search={{}} fw={600}>{j.name}{j.status?.number ? `/${j.status.number}` : ""}</To>
                   {narrow && <Status of={j.status?.state ?? ""} />}
-                  <Text className="reason" size="sm" c="dimmed" title={j.status?.reason}>{j.status?.reason ?? "It has never run."}</Text>
-                  <Text className="more" size="sm" title={headline(job).why}>{headline(job).text}</Text>
-                  <Text className="more" size="sm" c="dimmed" ta="right" title={job?.updated}>{when(job?.updated)}</Text>
+                  {(narrow || shown.includes("reason")) && <Text className="reason" size="sm" c="dimmed" title={j.status?.reason}>{j.status?.reason ?? "It has never run."}</Text>}
+                  {shown.includes("measure") && <Text className="more" size="sm" title={headline(job).why}>{headline(job).text}</Text>}
+                  {shown.includes("changed") && <Text className="more" size="sm" c="dimmed" ta="right" title={job?.updated}>{when(job?.updated)}</Text>}
                 </div>
               );
             })}

@@ -58,6 +58,7 @@ export function Log({ run, replicas }: { run: Run; replicas: Replica[] }) {
     onError: (e) => notifications.show({ message: e.message }),
   });
   const download = useMutation({ mutationFn: () => save(run, search.replica), onError: (e) => notifications.show({ color: "red", title: "The log was not saved", message: e.message }) });
+  const rate = useRate(log?.lines.at(-1)?.cursor);
   const field = useRef<HTMLInputElement>(null);
   useEffect(() => {
     if (!on) return;
@@ -102,10 +103,27 @@ export function Log({ run, replicas }: { run: Run; replicas: Replica[] }) {
       )}
       <Lines lines={shown} replicas={replicas} at={place} follow={follow && place === 0} setFollow={setFollow} select={(l) => set({ line: String(l.cursor) }, false)} dropped={place > 0 ? 0 : (log?.left ?? 0)} />
       <Text size="xs" c="dimmed" mt={4}>
-        {shown.length === 0 ? (log || there.data ? "No line yet that is like this." : "Asking for the log…") : `${many(shown.length, "line")} here, up to number ${shown.at(-1)!.cursor.toLocaleString("en")}.${log && log.left > 0 && place === 0 ? " Earlier ones are kept by the platform: Start, or Download." : ""}`}
+        {shown.length === 0 ? (log || there.data ? "No line yet that is like this." : "Asking for the log…") : `${many(shown.length, "line")} here, up to number ${shown.at(-1)!.cursor.toLocaleString("en")}${rate > 0 && place === 0 ? `; ${many(rate, "line")} a second come` : ""}.${log && log.left > 0 && place === 0 ? " Earlier ones are kept by the platform: Start, or Download." : ""}`}
       </Text>
     </>
   );
+}
+
+/** How many lines a second come, of the last seconds; 0 where that is few. */
+function useRate(last: number | undefined): number {
+  const now = useRef(last ?? 0);
+  now.current = last ?? 0;
+  const [rate, setRate] = useState(0);
+  useEffect(() => {
+    let before = now.current, at = performance.now();
+    const t = setInterval(() => {
+      const n = before > 0 ? Math.round((1000 * (now.current - before)) / (performance.now() - at)) : 0;
+      [before, at] = [now.current, performance.now()];
+      setRate(n >= 100 ? n : 0);
+    }, 1000);
+    return () => clearInterval(t);
+  }, []);
+  return rate;
 }
 
 const height = 20; // of a line, in pixels; page.css has the same

@@ -1,6 +1,7 @@
 import { Button, Card, Group, PasswordInput, SegmentedControl, Stack, Table, Text, TextInput, Title, useMantineColorScheme } from "@mantine/core";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
+import { Notifications } from "./Notifications";
 import { answer, api } from "../api/client";
 import { datasetsQuery, secretsQuery, sessionsQuery, statusQuery } from "../api/queries";
 import { Failed } from "../shell/Failed";
@@ -13,6 +14,7 @@ export function Settings() {
     <Stack>
       <Title order={1} size="h2">Settings</Title>
       <Appearance />
+      <Part title="Notifications"><Notifications /></Part>
       <Logins />
       <Secrets />
       <Datasets />

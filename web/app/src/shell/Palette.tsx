@@ -1,7 +1,9 @@
 import { Modal, ScrollArea, Text, TextInput, UnstyledButton, useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
 import { useNavigate } from "@tanstack/react-router";
 import { useId, useMemo, useState } from "react";
+import { useQuery } from "@tanstack/react-query";
 import { useJobs } from "../api/live";
+import { docsQuery } from "../api/queries";
 import { places } from "./places";
 
 type Choice = { name: string; what: string; act: () => void };
@@ -20,6 +22,7 @@ function Search({ close, keys }: { close: () => void; keys: () => void }) {
   const [at, setAt] = useState(0);
   const navigate = useNavigate();
   const jobs = useJobs();
+  const docs = useQuery(docsQuery("")).data;
   const scheme = useComputedColorScheme("light");
   const { setColorScheme } = useMantineColorScheme();
   const list = useId();
@@ -31,7 +34,8 @@ function Search({ close, keys }: { close: () => void; keys: () => void }) {
     { name: scheme === "dark" ? "Use light colours" : "Use dark colours", what: "do", act: () => setColorScheme(scheme === "dark" ? "light" : "dark") },
     { name: "Keyboard shortcuts", what: "do", act: keys },
     ...[...(jobs?.values() ?? [])].reverse().map((j) => ({ name: j.name, what: `job, ${j.status?.state || "never run"}`, act: () => void navigate({ to: "/jobs/$job/$tab", params: { job: j.name, tab: "overview" } }) })),
-  ], [jobs, navigate, scheme, setColorScheme, keys]);
+    ...(docs ?? []).map((d) => ({ name: d.title, what: "docs", act: () => void navigate({ to: "/docs/$", params: { _splat: d.path }, search: {} }) })),
+  ], [jobs, docs, navigate, scheme, setColorScheme, keys]);
   const found = useMemo(() => {
     const parts = words.toLowerCase().split(/\s+/).filter(Boolean);
     return all.filter((c) => parts.every((p) => c.name.toLowerCase().includes(p))).slice(0, 50);

@@ -6,6 +6,7 @@ import { useJobs, useLink, useLive } from "../api/live";
 import { SignedOut } from "./SignedOut";
 import { Palette } from "./Palette";
 import { places } from "./places";
+import { usePopupsOfEnds } from "./popups";
 import { Shortcuts, useShortcuts } from "./Shortcuts";
 import { ButtonTo, NavTo } from "./links";
 
@@ -18,6 +19,7 @@ export function Shell() {
   const navigate = useNavigate();
   const link = useLink();
   const shortcuts = useShortcuts();
+  usePopupsOfEnds();
 
   const typed = useRef(0); // when g was pressed
   useHotkeys([["mod+K", paletteOpen.toggle]], [], true);
@@ -31,6 +33,7 @@ export function Shell() {
         void navigate({ to: place.to });
       } else if (e.key === "g") typed.current = e.timeStamp;
       else if (e.key === "?") sheetOpen.open();
+      else if (e.key === "/" && document.querySelector("[data-filter]")) document.querySelector<HTMLInputElement>("[data-filter]")!.focus();
       else if (e.key === "n") void navigate({ to: "/jobs/new" });
       else return;
       e.preventDefault();

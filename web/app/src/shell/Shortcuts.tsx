@@ -11,7 +11,7 @@ const keys: [string, string][] = [
   ["Ctrl K", "search pages, jobs and what can be done"],
   ["g j · g p · g c · g q · g s · g d", "go to jobs, deployments, clusters, queue, settings, docs"],
   ["n", "new job"],
-  ["/", "filter a list, or search a log"],
+  ["/", "filter a list, or search a log or the docs"],
   ["j · k", "the next or previous job of the list"],
   ["x", "select it"],
   ["Enter", "open it"],
