@@ -13,8 +13,8 @@ import (
 	"mlaas.dev/mlaas/store"
 )
 
-// gathered is longer than news are gathered.
-const gathered = 2*time.Second + 10*time.Millisecond
+// gathered is longer than news of one replica are gathered.
+const gathered = time.Second + 10*time.Millisecond
 
 // The news of a run's replicas are written together, and told together: however
 // many there are, a run costs few commits.
@@ -43,6 +43,40 @@ func TestGathered(t *testing.T) {
 		}
 		if n := after.Commits - before.Commits; n > 10 {
 			t.Errorf("%d commits for %d replicas", n, replicas)
+		}
+	})
+}
+
+// News that keep coming are written together, but not for ever; those that come
+// after a pause do not wait for longer than the first.
+func TestGatheredForAWhile(t *testing.T) {
+	const replicas = 10
+	bubble(t, func(f mlaas.Fence) scripted.Script {
+		_, index, _ := mlaas.SplitReplica(f.Replica)
+		return scripted.Script{Silent: true, Slow: time.Duration(index) * 900 * time.Millisecond}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": replicas})
+		h.ask(r, 1)
+		runs := func(at time.Duration) (n int) {
+			time.Sleep(at)
+			for i := range replicas {
+				if got, _ := h.replica(r, mlaas.ReplicaName(mlaas.Worker, i)); got.Reason == "its supervisor runs and is about to call" {
+					n++
+				}
+			}
+			return n
+		}
+		if n := runs(4900 * time.Millisecond); n != 0 {
+			t.Errorf("%d replicas are written while news still come", n)
+		}
+		if n := runs(200 * time.Millisecond); n != 6 {
+			t.Errorf("after 5 s %d replicas are written, want 6", n)
+		}
+		if n := runs(3900 * time.Millisecond); n != 6 {
+			t.Errorf("after 9 s %d replicas are written, want still 6", n)
+		}
+		if n := runs(time.Second); n != replicas {
+			t.Errorf("after 10 s %d replicas are written, want all", n)
 		}
 	})
 }
