@@ -204,6 +204,7 @@ func TestFewRunsAtOnce(t *testing.T) {
 					return place
 				}
 				h.open()
+				time.Sleep(time.Second) // it has compared what is there
 				for i := range runs {
 					h.ask(run(mlaas.RunID(fmt.Sprintf("run%d", i)), map[string]int{"worker": replicas}), 1)
 				}
