@@ -17,7 +17,7 @@ const (
 	// they wait for is to be read by people. An end is not kept waiting, and
 	// neither is what a replica says itself.
 	quietFor  = time.Second
-	gatherFor = 5 * time.Second
+	gatherFor = 2 * time.Second
 
 	// blockedFor is how long they wait where a replica has come upon something
 	// that does not pass by itself: the others of the run often come upon it too.

@@ -66,17 +66,21 @@ func TestGatheredForAWhile(t *testing.T) {
 			}
 			return n
 		}
-		if n := runs(4900 * time.Millisecond); n != 0 {
-			t.Errorf("%d replicas are written while news still come", n)
-		}
-		if n := runs(200 * time.Millisecond); n != 6 {
-			t.Errorf("after 5 s %d replicas are written, want 6", n)
-		}
-		if n := runs(3900 * time.Millisecond); n != 6 {
-			t.Errorf("after 9 s %d replicas are written, want still 6", n)
-		}
-		if n := runs(time.Second); n != replicas {
-			t.Errorf("after 10 s %d replicas are written, want all", n)
+		for _, at := range []struct {
+			after time.Duration // what was before
+			want  int
+			why   string
+		}{
+			{1900 * time.Millisecond, 0, "while news still come"},
+			{200 * time.Millisecond, 3, "after two seconds"},
+			{2500 * time.Millisecond, 3, "before two seconds since those that came then"},
+			{200 * time.Millisecond, 6, "after them"},
+			{4200 * time.Millisecond, 9, "before it was quiet for a second"},
+			{200 * time.Millisecond, replicas, "after that"},
+		} {
+			if n := runs(at.after); n != at.want {
+				t.Errorf("%d replicas are written %s, want %d", n, at.why, at.want)
+			}
 		}
 	})
 }
