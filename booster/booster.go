@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"mlaas.dev/mlaas"
 	"mlaas.dev/mlaas/auth"
@@ -83,9 +84,9 @@ type Booster struct {
 	inform   informer
 	others   neighbours
 	leaving  departure
-	indexed  atomic.Bool   // all live replicas of the cluster are found by it
-	writing  chan struct{} // has one in it while the cluster's record is written
-	starting chan struct{} // has one in it for each run that is being started
+	indexed  atomic.Bool         // all live replicas of the cluster are found by it
+	writing  chan struct{}       // has one in it while the cluster's record is written
+	starting *semaphore.Weighted // counts the replicas of messages that are being started
 	hooks    *http.Client
 }
 
@@ -112,9 +113,10 @@ const (
 	tokenLife = 365 * 24 * time.Hour
 
 	// atOnce is how many replicas of one message are started or ended together,
-	// and runsAtOnce of how many runs replicas are started together.
-	atOnce     = 16
-	runsAtOnce = 3
+	// and allAtOnce how many are started of all: some runs of several replicas, or
+	// many of one.
+	atOnce    = 16
+	allAtOnce = 32
 )
 
 func (b *Booster) init() {
@@ -132,7 +134,8 @@ func (b *Booster) init() {
 			b.MaxBlob = 1 << 40
 		}
 		b.begun = make(chan struct{})
-		b.poke, b.writing, b.starting = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, runsAtOnce)
+		b.poke, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
+		b.starting = semaphore.NewWeighted(allAtOnce)
 		b.place = newPlace(b.Cluster, b.Executor)
 		b.inform.cells, b.inform.sights, b.inform.rules = map[mlaas.Fence]*cell{}, map[sight]time.Time{}, map[runKey][]rule.Rule{}
 		b.hooks = b.webhooks()
@@ -254,7 +257,7 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	}); err != nil {
 		return store.Batch{}, err
 	}
-	free, err := b.turn(ctx)
+	free, err := b.turn(ctx, len(replicas))
 	if err != nil {
 		return store.Batch{}, err
 	}
@@ -264,20 +267,20 @@ func (b *Booster) replicasWanted(ctx context.Context, m mlaas.ReplicasWanted) (s
 	})
 }
 
-// turn waits until few other runs are being started: a cluster that is asked for
-// all at once is late with every replica, where it could have had the first runs
-// complete. One that answers nothing keeps nobody waiting for long.
-func (b *Booster) turn(ctx context.Context) (free func(), err error) {
-	late := time.NewTimer(patience)
-	defer late.Stop()
-	select {
-	case b.starting <- struct{}{}:
-		return func() { <-b.starting }, nil
-	case <-late.C:
+// turn waits until few other replicas are being started: a cluster that is asked
+// for all at once is late with each of them, where it could have had the first
+// runs complete. One that answers nothing keeps nobody waiting for long.
+func (b *Booster) turn(ctx context.Context, replicas int) (free func(), err error) {
+	n := int64(min(replicas, atOnce))
+	if n == 0 {
 		return func() {}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if b.starting.Acquire(within, n) == nil {
+		return func() { b.starting.Release(n) }, nil
+	}
+	return func() {}, ctx.Err()
 }
 
 // record writes what the run was granted, and returns the replicas that are to

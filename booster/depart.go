@@ -110,6 +110,7 @@ func (b *Booster) depart(ctx context.Context) error {
 	} else if !errors.Is(err, mlaas.ErrNotFound) {
 		return err
 	}
+	b.leave(ctx)
 	b.writing <- struct{}{}
 	defer func() { <-b.writing }()
 	if _, rev, err := clusters.Get(ctx, "", b.Cluster); err == nil {
@@ -127,6 +128,21 @@ func (b *Booster) depart(ctx context.Context) error {
 		b.Log.Info("a cluster is removed", "cluster", b.Cluster)
 	}
 	return err
+}
+
+// leave has the place take away what it keeps besides replicas, if it answers.
+// What cannot be removed is in nobody's way, and does not keep the cluster.
+func (b *Booster) leave(ctx context.Context) {
+	l, ok := b.Executor.(Leaver)
+	b.place.mu.Lock()
+	up := b.place.synced
+	b.place.mu.Unlock()
+	if !ok || !up {
+		return
+	}
+	if err := b.place.ask(ctx, l.Leave); err != nil && ctx.Err() == nil {
+		b.Log.Warn("a cluster is removed, and something of the platform's is left there", "cluster", b.Cluster, "error", err)
+	}
 }
 
 // maxLeft is how much is named of what is left.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,12 @@ type lingering struct {
 	booster.Executor
 	f    mlaas.Fence
 	gone chan struct{}
+	left atomic.Int32 // how often it was asked to take away what it keeps
+}
+
+func (l *lingering) Leave(context.Context) error {
+	l.left.Add(1)
+	return errors.New("it may not") // which keeps nobody
 }
 
 func (l *lingering) Stop(ctx context.Context, f mlaas.Fence) error {
@@ -64,7 +71,7 @@ func TestRemovedWhenNothingIsLeft(t *testing.T) {
 		time.Sleep(time.Second) // somebody has heard of it
 		h.end()
 		h.commit(store.Batch{Put: []store.Row{specs.Put(spec, 0)}})
-		place := &lingering{h.place, fence(run("run0", nil), 1, "worker-0"), make(chan struct{})}
+		place := &lingering{Executor: h.place, f: fence(run("run0", nil), 1, "worker-0"), gone: make(chan struct{})}
 		ctx, cancel := context.WithCancel(h.ctx)
 		ended := make(chan error, 1)
 		b := &booster.Booster{DB: h.db, Blob: h.blobs, Series: h.lines, Key: make([]byte, 32), Cluster: "stage", Executor: place, DoorURL: "pipe"}
@@ -78,12 +85,18 @@ func TestRemovedWhenNothingIsLeft(t *testing.T) {
 		if want := []string{"run0-1-worker-0-1 has ended, and is being cleared away"}; err != nil || !slices.Equal(c.Left, want) {
 			t.Errorf("while something is left it is %+v, %v; want left %q", c, err, want)
 		}
+		if n := place.left.Load(); n > 0 {
+			t.Errorf("while something is left it was asked %d times to leave", n)
+		}
 		close(place.gone)
 		time.Sleep(time.Second)
 		_, _, cluster := clusters.Get(h.ctx, "", "stage")
 		_, _, wish := specs.Get(h.ctx, "", "stage")
 		if !errors.Is(cluster, mlaas.ErrNotFound) || !errors.Is(wish, mlaas.ErrNotFound) {
 			t.Errorf("a second after the last has gone, its records are %v and %v; want none", cluster, wish)
+		}
+		if n := place.left.Load(); n != 1 {
+			t.Errorf("it was asked %d times to leave, want once", n)
 		}
 	})
 }

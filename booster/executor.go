@@ -44,6 +44,13 @@ type Executor interface {
 	Capacity(ctx context.Context) (Capacity, error)
 }
 
+// A Leaver is an Executor that keeps something in its place besides replicas.
+type Leaver interface {
+	// Leave takes that away. It is called when the place is to be used no more
+	// and no replica is left there; nothing is started afterwards.
+	Leave(ctx context.Context) error
+}
+
 // A Spec is what an Executor starts: a supervisor with its limits.
 type Spec struct {
 	Fence   mlaas.Fence

@@ -11,16 +11,18 @@ import (
 )
 
 const (
-	// gatherFor is how long news of a run wait for more of it. The replicas of a
-	// run are asked for together, and each is in several states within a moment;
-	// what they wait for is to be read by people. An end is not kept waiting, and
+	// quietFor is for how long nothing more is to come of a run until its news
+	// are written, and gatherFor how long they wait at most. The replicas of a run
+	// are asked for together, and each is in several states within a moment; what
+	// they wait for is to be read by people. An end is not kept waiting, and
 	// neither is what a replica says itself.
+	quietFor  = time.Second
 	gatherFor = 2 * time.Second
 
-	// blockedFor is the same where a replica has come upon something that it
-	// waits for until somebody does something: the others of the run often come
-	// upon it too. It is of the first such news of a replica; those that follow
-	// are mostly the same in other words.
+	// blockedFor is how long they wait where a replica has come upon something
+	// that does not pass by itself: the others of the run often come upon it too.
+	// It is of the first such news of a replica; those that follow are mostly the
+	// same in other words.
 	blockedFor = 100 * time.Millisecond
 )
 
@@ -34,12 +36,15 @@ type gathering struct {
 	piles map[runKey]*pile
 }
 
-// A pile is the news of one run, in the order in which they came.
+// A pile is the news of one run, in the order in which they came. What it says is
+// under the gathering's lock.
 type pile struct {
-	news    []News               // under the gathering's lock
-	blocked map[mlaas.Fence]bool // the same: those of which that is known
-	now     chan struct{}        // has one in it when they are not to wait
-	soon    chan struct{}        // has one in it when they are not to wait for long
+	news    []News
+	first   time.Time            // when the first of them came
+	due     time.Time            // when they are written; without any: when the pile is forgotten
+	hurried bool                 // due is not put off any more
+	blocked map[mlaas.Fence]bool // replicas of which that is known
+	sooner  chan struct{}        // has one in it when due has come nearer
 }
 
 // add takes news, which are written in their order. When ctx ends, all that is
@@ -48,20 +53,41 @@ func (g *gathering) add(ctx context.Context, n News) {
 	key := runKey{n.Fence.Tenant, n.Fence.Run}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Now()
 	p := g.piles[key]
 	if p == nil {
-		p = &pile{blocked: map[mlaas.Fence]bool{}, now: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
+		p = &pile{blocked: map[mlaas.Fence]bool{}, sooner: make(chan struct{}, 1)}
 		g.piles[key] = p
 		g.wait.Go(func() { g.tend(ctx, key, p) })
 	}
+	if len(p.news) == 0 {
+		p.first, p.hurried = now, false
+		notify(p.sooner)
+	}
 	p.news = append(p.news, n)
+	if !p.hurried {
+		p.due = earlier(now.Add(quietFor), p.first.Add(gatherFor))
+	}
 	switch {
 	case n.Status.Final():
-		notify(p.now)
+		p.hurry(now)
 	case n.Blocked && !p.blocked[n.Fence]:
 		p.blocked[n.Fence] = true
-		notify(p.soon)
+		p.hurry(now.Add(blockedFor))
 	}
+}
+
+// hurry has the news written by then.
+func (p *pile) hurry(by time.Time) {
+	p.due, p.hurried = earlier(by, p.due), true
+	notify(p.sooner)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func notify(c chan struct{}) {
@@ -73,25 +99,24 @@ func notify(c chan struct{}) {
 
 // tend writes a pile again and again, until nothing came for a while.
 func (g *gathering) tend(ctx context.Context, key runKey, p *pile) {
-	timer := time.NewTimer(gatherFor)
-	defer timer.Stop()
-	due := time.Now().Add(gatherFor)
 	for {
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-p.now:
-		case <-p.soon:
-			if early := time.Now().Add(blockedFor); early.Before(due) {
-				due = early
-				timer.Reset(blockedFor)
+		g.mu.Lock()
+		left := time.Until(p.due)
+		g.mu.Unlock()
+		if left > 0 && ctx.Err() == nil {
+			timer := time.NewTimer(left)
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			case <-p.sooner:
 			}
-			continue
+			timer.Stop()
+			continue // it may have been put off
 		}
 		g.slots <- struct{}{}
 		g.mu.Lock()
 		news := p.news
-		p.news = nil
+		p.news, p.due = nil, time.Now().Add(gatherFor)
 		if len(news) == 0 {
 			delete(g.piles, key)
 		}
@@ -103,8 +128,6 @@ func (g *gathering) tend(ctx context.Context, key runKey, p *pile) {
 		if len(news) == 0 {
 			return
 		}
-		timer.Reset(gatherFor)
-		due = time.Now().Add(gatherFor)
 	}
 }
 

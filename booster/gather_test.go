@@ -13,8 +13,8 @@ import (
 	"mlaas.dev/mlaas/store"
 )
 
-// gathered is longer than news are gathered.
-const gathered = 2*time.Second + 10*time.Millisecond
+// gathered is longer than news of one replica are gathered.
+const gathered = time.Second + 10*time.Millisecond
 
 // The news of a run's replicas are written together, and told together: however
 // many there are, a run costs few commits.
@@ -43,6 +43,44 @@ func TestGathered(t *testing.T) {
 		}
 		if n := after.Commits - before.Commits; n > 10 {
 			t.Errorf("%d commits for %d replicas", n, replicas)
+		}
+	})
+}
+
+// News that keep coming are written together, but not for ever; those that come
+// after a pause do not wait for longer than the first.
+func TestGatheredForAWhile(t *testing.T) {
+	const replicas = 10
+	bubble(t, func(f mlaas.Fence) scripted.Script {
+		_, index, _ := mlaas.SplitReplica(f.Replica)
+		return scripted.Script{Silent: true, Slow: time.Duration(index) * 900 * time.Millisecond}
+	}, func(h *house) {
+		r := run("run1", map[string]int{"worker": replicas})
+		h.ask(r, 1)
+		runs := func(at time.Duration) (n int) {
+			time.Sleep(at)
+			for i := range replicas {
+				if got, _ := h.replica(r, mlaas.ReplicaName(mlaas.Worker, i)); got.Reason == "its supervisor runs and is about to call" {
+					n++
+				}
+			}
+			return n
+		}
+		for _, at := range []struct {
+			after time.Duration // what was before
+			want  int
+			why   string
+		}{
+			{1900 * time.Millisecond, 0, "while news still come"},
+			{200 * time.Millisecond, 3, "after two seconds"},
+			{2500 * time.Millisecond, 3, "before two seconds since those that came then"},
+			{200 * time.Millisecond, 6, "after them"},
+			{4200 * time.Millisecond, 9, "before it was quiet for a second"},
+			{200 * time.Millisecond, replicas, "after that"},
+		} {
+			if n := runs(at.after); n != at.want {
+				t.Errorf("%d replicas are written %s, want %d", n, at.why, at.want)
+			}
 		}
 	})
 }
@@ -170,6 +208,7 @@ func TestFewRunsAtOnce(t *testing.T) {
 					return place
 				}
 				h.open()
+				time.Sleep(time.Second) // it has compared what is there
 				for i := range runs {
 					h.ask(run(mlaas.RunID(fmt.Sprintf("run%d", i)), map[string]int{"worker": replicas}), 1)
 				}

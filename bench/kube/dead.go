@@ -23,6 +23,7 @@ const (
 	clusters = 50 // kubeconfigs, onto three API servers
 	broken   = 5  // of them: connections are taken, and nothing is ever answered
 	begun    = 200
+	turns    = 4 // with and without dead ones, so that what else the machine does is in both
 )
 
 // server finds the address of the API server in a kubeconfig.
@@ -86,18 +87,27 @@ func (b *bench) dead(ctx context.Context) error {
 		go r.serve()
 		configs = append(configs, bytes.ReplaceAll(c.Kubeconfig(), at[1], []byte(listener.Addr().String())))
 	}
-	_, base, err := b.starting(ctx, "well", all, configs[:clusters-broken], clusters-broken)
-	if err != nil {
-		return err
+	var connected time.Duration
+	var base, some []float64
+	for range turns {
+		_, took, err := b.starting(ctx, "well", all, configs[:clusters-broken], clusters-broken)
+		if err != nil {
+			return err
+		}
+		base = append(base, took...)
+		if err := clear(ctx, all); err != nil {
+			return err
+		}
+		within, took, err := b.starting(ctx, "ill", all, configs, clusters-broken)
+		if err != nil {
+			return err
+		}
+		some, connected = append(some, took...), max(connected, within)
+		if err := clear(ctx, all); err != nil {
+			return err
+		}
 	}
-	if err := clear(ctx, all); err != nil {
-		return err
-	}
-	connected, some, err := b.starting(ctx, "ill", all, configs, clusters-broken)
-	if err != nil {
-		return err
-	}
-	rig.Row(fmt.Sprintf("%d clusters added, %d dead -> the others are connected", clusters, broken), connected.Seconds(), 3, "s", true, "from the first request to the last word")
+	rig.Row(fmt.Sprintf("%d clusters added, %d dead -> the others are connected", clusters, broken), connected.Seconds(), 3, "s", true, fmt.Sprintf("from the first request to the last word, the slowest of %d times", turns))
 	m, n := rig.Median(some), rig.Median(base)
 	rig.Row("a start elsewhere, against no dead cluster (median)", m/n, 1.1, "x", true, fmt.Sprintf("%.0f ms against %.0f ms, n=%d", 1000*m, 1000*n, begun))
 	m, n = rig.Quantile(some, 0.99), rig.Quantile(base, 0.99)
@@ -135,7 +145,7 @@ func (b *bench) starting(ctx context.Context, prefix string, all map[string]*kub
 	within, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := watchAll(within, all)
-	for range begun {
+	for range begun / turns {
 		var run struct{ ID string }
 		asked := time.Now()
 		if err := s.Do(http.MethodPost, "/api/job/short/run", map[string]any{}, &run); err != nil {

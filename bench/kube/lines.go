@@ -81,7 +81,7 @@ func (b *bench) late(ctx context.Context) error {
 	}
 	lost += b.lines - last
 	note := fmt.Sprintf("median %.0f ms, slowest %.0f ms, %.0f lines/s", 1000*rig.Median(ages), 1000*ages[len(ages)-1], float64(b.lines)/(wrote-began))
-	rig.Row("print in a pod -> who follows (p99)", 1000*rig.Quantile(ages, 0.99), 500, "ms", true, note)
+	rig.Row(fmt.Sprintf("print in a pod, %d lines/s -> who follows (p99)", b.perSecond), 1000*rig.Quantile(ages, 0.99), 500, "ms", true, note)
 	rig.Row("lines that did not come, or came twice", float64(lost+twice), 0, "", true, fmt.Sprintf("%d lost, %d twice, of %d", lost, twice, b.lines))
 	return s.Wait(run.ID)
 }

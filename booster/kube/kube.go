@@ -70,7 +70,10 @@ type Executor struct {
 	idle   map[string]time.Time // Secrets without a pod, since when
 }
 
-var _ booster.Executor = (*Executor)(nil)
+var (
+	_ booster.Executor = (*Executor)(nil)
+	_ booster.Leaver   = (*Executor)(nil)
+)
 
 // Kind is the kind of cluster.
 func (e *Executor) Kind() string { return "kubernetes" }
@@ -282,7 +285,7 @@ func (e *Executor) space(ctx context.Context, name string) error {
 		return nil
 	}
 	as := metav1.ApplyOptions{FieldManager: manager, Force: true}
-	labels := map[string]string{labelManaged: manager}
+	labels := map[string]string{labelManaged: manager, labelCluster: e.Cluster}
 	_, err := e.api.Namespaces().Apply(ctx, applycore.Namespace(name).WithLabels(map[string]string{
 		labelManaged:                         manager,
 		"pod-security.kubernetes.io/enforce": "restricted",

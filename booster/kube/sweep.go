@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -54,4 +57,62 @@ func (e *Executor) sweep(ctx context.Context, f *feed, in string) {
 		}
 		s.mu.Unlock()
 	}
+}
+
+// Leave takes away the Secrets of attempts, and the quota and the defaults of each
+// namespace in which no other cluster of a platform is. Namespaces stay: what else
+// is in them is not ours.
+func (e *Executor) Leave(ctx context.Context) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	if err := e.left(ctx); err != nil {
+		return e.fault(err)
+	}
+	return nil
+}
+
+func (e *Executor) left(ctx context.Context) error {
+	in, err := e.everywhere(ctx)
+	if err != nil {
+		return err
+	}
+	ours := metav1.ListOptions{LabelSelector: e.shape.ours()}
+	secrets, err := e.api.Secrets(in).List(ctx, ours)
+	if err != nil {
+		return err
+	}
+	ranges, err := e.api.LimitRanges(in).List(ctx, ours) // there is one beside each quota
+	if apierrors.IsForbidden(err) {
+		ranges, err = new(corev1.LimitRangeList), nil // then we have made none
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range ranges.Items {
+		others, err := e.api.Secrets(r.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labelManaged + "=" + manager + "," + labelCluster + "!=" + e.Cluster, Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(others.Items) > 0 {
+			continue
+		}
+		for _, remove := range []func(context.Context, string, metav1.DeleteOptions) error{e.api.ResourceQuotas(r.Namespace).Delete, e.api.LimitRanges(r.Namespace).Delete} {
+			if err := remove(ctx, manager, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	g, within := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, s := range secrets.Items {
+		g.Go(func() error {
+			err := e.api.Secrets(s.Namespace).Delete(within, s.Name, metav1.DeleteOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }

@@ -240,6 +240,12 @@ func (a *Agent) inside(gateway string) http.Handler {
 		}
 		return e.Stop(r.Context(), f)
 	})
+	handle("/leave", func(_ http.ResponseWriter, r *http.Request, e booster.Executor) error {
+		if l, ok := e.(booster.Leaver); ok {
+			return l.Leave(r.Context())
+		}
+		return nil
+	})
 	handle("/capacity", func(w http.ResponseWriter, r *http.Request, e booster.Executor) error {
 		have, err := e.Capacity(r.Context())
 		if err == nil {

@@ -41,7 +41,10 @@ type Executor struct {
 	closed  bool
 }
 
-var _ booster.Executor = (*Executor)(nil)
+var (
+	_ booster.Executor = (*Executor)(nil)
+	_ booster.Leaver   = (*Executor)(nil)
+)
 
 // A caller is who is connected.
 type caller struct {
@@ -306,6 +309,12 @@ func (e *Executor) Start(ctx context.Context, s booster.Spec) error {
 // Stop ends a replica.
 func (e *Executor) Stop(ctx context.Context, f mlaas.Fence) error {
 	return e.ask(ctx, "/stop", f, nil)
+}
+
+// Leave takes away what is kept in the place besides replicas. One inside that
+// is older knows of no such thing.
+func (e *Executor) Leave(ctx context.Context) error {
+	return e.ask(ctx, "/leave", struct{}{}, nil)
 }
 
 // Capacity tells what the place has.

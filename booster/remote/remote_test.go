@@ -301,6 +301,38 @@ func TestStandby(t *testing.T) {
 	}
 }
 
+// A tenant keeps something in its place besides replicas.
+type tenant struct {
+	*scripted.Executor
+	err error // of taking it away
+}
+
+func (k tenant) Leave(context.Context) error { return k.err }
+
+// What is kept inside is taken away there, and why it cannot be is told outside.
+func TestLeave(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		inside booster.Executor
+		want   error
+	}{
+		{"something", tenant{Executor: stage(t, &scripted.Executor{})}, nil},
+		{"nothing", stage(t, &scripted.Executor{}), nil},
+		{"for ever", tenant{stage(t, &scripted.Executor{}), fmt.Errorf("it may not remove Secrets: %w", mlaas.ErrForbidden)}, mlaas.ErrForbidden},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGateway(t)
+			e := &remote.Executor{Cluster: "far", Token: digest(token), Epoch: 1}
+			g.set(e, nil)
+			g.agent("a", tt.inside)
+			connected(t, e)
+			if err := e.Leave(t.Context()); !errors.Is(err, tt.want) {
+				t.Errorf("it says %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
 // What a gateway asks whose lease has passed on is refused.
 func TestFenced(t *testing.T) {
 	inside := stage(t, &scripted.Executor{})
