@@ -83,7 +83,7 @@ unit: bin/versitygw ## unit tests under the race detector
 
 bin/pytest/.done: python/pyproject.toml
 	$(PYTHON) -m venv bin/pytest && bin/pytest/bin/pip install -q uv
-	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest debugpy numpy scikit-learn tensorflow-cpu pillow pyarrow && touch $@
+	bin/pytest/bin/uv pip install -q --python bin/pytest/bin/python pytest ipykernel jedi-language-server debugpy numpy scikit-learn tensorflow-cpu pillow pyarrow && touch $@
 
 python: bin/pytest/.done ## tests of the Python package
 	cd python && ../bin/pytest/bin/python -m pytest -q -p no:cacheprovider tests

@@ -524,7 +524,7 @@ func tidy(l *mlaas.LogLine, now time.Time) {
 	if len(l.Text) > mlaas.MaxLine {
 		l.Text = strings.ToValidUTF8(l.Text[:mlaas.MaxLine], "")
 	}
-	if l.Stream != "stdout" && l.Stream != "stderr" {
+	if l.Stream != "stdout" && l.Stream != "stderr" && l.Stream != mlaas.KernelStream {
 		l.Stream = "platform"
 	}
 	if l.Time.IsZero() || l.Time.Year() < 2000 || l.Time.Year() > 9999 {

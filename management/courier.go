@@ -34,9 +34,21 @@ func (m *Management) carryAll(ctx context.Context) error {
 	defer m.couriers.wait.Wait()
 	m.hub.onExecution(func(k runKey) { m.carry(ctx, k) })
 	defer m.hub.onExecution(nil)
-	left, err := store.Executions(m.DB).All(ctx, store.Query{Index: "unsent"})
-	if err != nil {
-		return err
+	var left []store.Found[mlaas.KernelExecution]
+	for {
+		var err error
+		if left, err = store.Executions(m.DB).All(ctx, store.Query{Index: "unsent"}); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.log().Warn("executions that kernels have not got cannot be read now", "error", err, "again", courierLongest)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(courierLongest):
+		}
 	}
 	for _, f := range left {
 		m.carry(ctx, runKey{f.Value.Tenant, f.Value.Run})

@@ -149,7 +149,7 @@ func Forms() map[string]Form {
 	for _, r := range []interface {
 		form() (kind string, writes, reads int)
 	}{
-		Jobs(nil), JobNames(nil), Versions(nil), Drafts(nil), Docs(nil), Runs(nil), RunStates(nil), Launches(nil), Ledgers(nil), Replicas(nil), Deliveries(nil),
+		Jobs(nil), JobNames(nil), Versions(nil), Drafts(nil), Docs(nil), Runs(nil), RunStates(nil), Launches(nil), Ledgers(nil), Replicas(nil), Deliveries(nil), Executions(nil),
 		Clusters(nil), ClusterSpecs(nil), ClusterKeys(nil), Checkpoints(nil), Datasets(nil), Locks(nil), Secrets(nil), Sessions(nil), Links(nil), Members(nil), Leases(nil), Series(nil), Shards(nil), Copyings(nil),
 	} {
 		kind, writes, reads := r.form()
