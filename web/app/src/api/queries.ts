@@ -125,4 +125,4 @@ export const datasetQuery = (name: string, version: string) => queryOptions({ qu
 
 /** The pages of the documentation; with words those that have them. It is of the binary, and does not change. */
 export const docsQuery = (words: string) => queryOptions({ queryKey: ["docs", words], staleTime: Infinity, queryFn: async () => (await answer(api.GET("/api/docs", { params: { query: { limit: 500, ...(words && { q: words }) } } }))).items ?? [] });
-export const docQuery = (at: string) => queryOptions({ queryKey: ["doc", at], staleTime: Infinity, queryFn: () => answer(api.GET("/api/docs/{path}", { params: { path: { path: at } } })) });
+export const docPageQuery = (at: string) => queryOptions({ queryKey: ["doc", at], staleTime: Infinity, queryFn: () => answer(api.GET("/api/docs/{path}", { params: { path: { path: at } } })) });

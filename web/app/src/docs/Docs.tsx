@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useLocation, useNavigate, useParams, useRouter, useSearch } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import type { DocPage } from "../api/client";
-import { docQuery, docsQuery } from "../api/queries";
+import { docPageQuery, docsQuery } from "../api/queries";
 import { Failed } from "../shell/Failed";
 import { NavTo, To } from "../shell/links";
 import { many } from "../shell/words";
@@ -88,7 +88,7 @@ function Found({ words }: { words: string }) {
 }
 
 function Page({ path }: { path: string }) {
-  const page = useQuery(docQuery(path));
+  const page = useQuery(docPageQuery(path));
   const { hash } = useLocation();
   const router = useRouter();
   const text = useRef<HTMLElement>(null);
