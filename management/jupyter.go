@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -309,7 +310,7 @@ func (m *Management) lines(w http.ResponseWriter, r *http.Request, in jobIn, op 
 		for {
 			p, err := inner.Receive(life)
 			switch {
-			case err == io.EOF || err == nil && p.Kind == stream.Exit:
+			case errors.Is(err, io.EOF) || err == nil && p.Kind == stream.Exit:
 				_ = c.Close(websocket.StatusGoingAway, "the kernel has ended") // it is closed either way
 				return
 			case err != nil:

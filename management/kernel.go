@@ -101,7 +101,6 @@ func (m *Management) kernelView(ctx context.Context, r mlaas.Run, s mlaas.RunSta
 var (
 	kernelSaid    = regexp.MustCompile(`^\{"type":"kernel"`)
 	executionSaid = regexp.MustCompile(`^\{"type":"execution"`)
-	variablesSaid = regexp.MustCompile(`^\{"type":"variables"`)
 )
 
 // An attempted is an event and the attempt of the run that it is of.
