@@ -10,7 +10,7 @@ import { browser, pictures, platform, window } from "./platform.js";
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 let up, chrome;
 
-const program = `import time
+const program = `# each cell stands alone
 # %% counts
 total = 0
 for i in range(5):
@@ -24,6 +24,7 @@ def f():
     raise ValueError("no such thing")
 f()
 # %% takes its time
+import time
 for i in range(50):
     print("tick", i, flush=True)
     time.sleep(0.1)

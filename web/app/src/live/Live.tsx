@@ -16,7 +16,9 @@ export function Live({ kernel, to }: { kernel: Kernel; to: (file: string, line: 
   const live = ["idle", "busy", "starting", "queued", "dead"].includes(state);
   const end = useRef<HTMLDivElement>(null);
   const newest = executions.at(-1);
-  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [newest?.id, newest?.outputs]);
+  useEffect(() => {
+    void end.current?.scrollIntoView({ block: "nearest" }); // newer browsers answer a promise, which is no end of an effect
+  }, [newest?.id, newest?.outputs]);
   return (
     <section aria-label="Live output" className="live">
       <Group gap="xs" mb={6}>
