@@ -149,8 +149,8 @@ func (m *Management) routes() []route {
 		{"GET /openapi.json", "openapiJSON", "Read this document", auth.Public, raw(200, "application/json", m.openapiJSON)},
 		{"GET /openapi.yaml", "openapiYAML", "Read this document as YAML", auth.Public, raw(200, "application/yaml", m.openapiYAML)},
 		{"GET /api/problem/{code}", "getProblem", "Read what a kind of problem is, and what to do about it", auth.Public, raw(200, "application/json", m.seeProblem).gives(new(ProblemKind))},
-		{"GET /api/docs", "listDocs", "List the pages of the documentation, or search them", auth.Public, reads(200, m.listDocs)},
-		{"GET /api/docs/{path...}", "getDoc", "Read a page of the documentation", auth.Public, reads(200, m.getDoc)},
+		{"GET /api/docs", "listDocs", "List the pages of the documentation, or search them", auth.Member, reads(200, m.listDocs)},
+		{"GET /api/docs/{path...}", "getDoc", "Read a page of the documentation", auth.Member, reads(200, m.getDoc)},
 	}
 }
 

@@ -60,7 +60,7 @@ test("its log and its curve are seen while it runs", async () => {
   await page.getByRole("tab", { name: "Replicas & logs" }).click();
   const log = page.getByRole("log");
   await log.getByText("step 10: loss").waitFor();
-  await page.getByRole("row", { name: /worker-0/ }).getByText("running").waitFor();
+  await page.getByRole("row", { name: /worker-0/ }).locator(".status", { hasText: "running" }).waitFor();
   await page.getByRole("tab", { name: "Metrics & evaluation" }).click();
   await page.getByRole("region", { name: "loss" }).getByRole("img", { name: /loss, the newest: worker-0 0\.\d+/ }).waitFor();
   const drawn = await page.locator(".uplot canvas").first().evaluate((c) => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v !== 0));

@@ -48,7 +48,7 @@ function Contents({ pages, at }: { pages: DocPage[]; at: string | undefined }) {
   return (
     <>
       {groups.map(([group, name]) => (
-        <NavLink key={group} label={name} defaultOpened={group !== "design" || !!at?.startsWith("design/")} childrenOffset={12}>
+        <NavLink key={group} component="button" label={name} defaultOpened={group !== "design" || !!at?.startsWith("design/")} childrenOffset={12}>
           {pages.filter((p) => p.group === group).map((p) => <NavTo key={p.path} to="/docs/$" params={{ _splat: p.path }} search={{}} label={p.title} active={p.path === at} aria-current={p.path === at ? "page" : undefined} />)}
         </NavLink>
       ))}
