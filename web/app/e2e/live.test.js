@@ -50,7 +50,7 @@ after(async () => {
 const code = async (options) => {
   const w = await window(chrome, await up.link(), options);
   await w.page.goto(`${up.url.origin}/jobs/live/code`);
-  await w.page.getByRole("textbox", { name: "Text of main.py" }).waitFor();
+  await w.page.getByRole("textbox", { name: "Text of main.py" }).getByText("# each cell stands alone").waitFor();
   return w;
 };
 /** Puts the cursor into the cell of this title, by keys alone, and runs it. */
