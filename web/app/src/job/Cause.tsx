@@ -2,6 +2,7 @@ import { Alert, Button, Code, Group, Stack, Text } from "@mantine/core";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { answer, api, type Job, type Run, type RunAsk } from "../api/client";
+import { newKey } from "../api/key";
 import { useReplicas } from "../api/live";
 import { contentQuery, linesQuery } from "../api/queries";
 import { useStart } from "../jobs/actions";
@@ -22,7 +23,7 @@ export function Cause({ job, run }: { job: Job; run: Run }) {
   const file = where && code?.files?.find((f) => `/${where[1]}`.endsWith(`/${f.path}`))?.path;
   const start = useStart();
   const navigate = useNavigate({ from: "/jobs/$job/$tab" });
-  const again = (ask: RunAsk) => start.mutate({ job: job.id, ask: { version: `v${run.version.number}`, ...ask }, key: crypto.randomUUID() }, { onSuccess: () => void navigate({ search: {} }) });
+  const again = (ask: RunAsk) => start.mutate({ job: job.id, ask: { version: `v${run.version.number}`, ...ask }, key: newKey() }, { onSuccess: () => void navigate({ search: {} }) });
   const cache = useQueryClient();
   const add = useMutation({
     mutationFn: (name: string) => answer(api.PATCH("/api/job/{id}", { params: { path: { id: job.id } }, body: { environment: { packages: [...(job.environment.packages ?? []), name] } } as never })),

@@ -6,6 +6,7 @@ import { useNavigate, useSearch } from "@tanstack/react-router";
 import type { EditorView } from "@codemirror/view";
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { answer, api, Problem, type Draft, type Job, type Run } from "../api/client";
+import { newKey } from "../api/key";
 import { useDraft, useLive, useReplicas } from "../api/live";
 import { contentQuery, docQuery, preparedQuery, versionsQuery } from "../api/queries";
 import { natural } from "../api/topics";
@@ -148,7 +149,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
     try {
       const v = await version();
       if (ask.instead) await stop.mutateAsync(ask.instead);
-      await start.mutateAsync({ job: job.id, ask: { version: `v${v}`, ...(ask.worker && { roles: { worker: ask.worker } }) }, key: crypto.randomUUID() });
+      await start.mutateAsync({ job: job.id, ask: { version: `v${v}`, ...(ask.worker && { roles: { worker: ask.worker } }) }, key: newKey() });
       void navigate({ search: (s) => ({ ...s, run: undefined, line: undefined, at: undefined }), replace: true });
     } catch {
       // each has said what failed

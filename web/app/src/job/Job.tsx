@@ -3,6 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useMemo, useState } from "react";
 import type { Job, Run } from "../api/client";
+import { newKey } from "../api/key";
 import { useJobs } from "../api/live";
 import { jobQuery, runQuery, runsQuery } from "../api/queries";
 import { useStart, useStop } from "../jobs/actions";
@@ -117,7 +118,7 @@ function Actions({ job, run, state }: { job: Job; run: Run | undefined; state: s
     <Group gap="xs">
       {going && <Button size="xs" variant="default" loading={stop.isPending} disabled={state === "stopping"} onClick={() => stop.mutate(run.id)}>Stop</Button>}
       <Button size="xs" loading={start.isPending} disabled={job.versions === 0 && job.code.mode !== "composed"}
-        onClick={() => start.mutate({ job: job.id, ask: {}, key: crypto.randomUUID() }, { onSuccess: () => void navigate({ search: (s) => ({ ...s, run: undefined, line: undefined }) }) })}>
+        onClick={() => start.mutate({ job: job.id, ask: {}, key: newKey() }, { onSuccess: () => void navigate({ search: (s) => ({ ...s, run: undefined, line: undefined }) }) })}>
         Run {job.versions > 0 && job.code.mode !== "composed" ? `v${job.versions}` : ""}
       </Button>
       <Menu position="bottom-end">

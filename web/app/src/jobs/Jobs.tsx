@@ -1,4 +1,4 @@
-import { Button, Checkbox, Code, CopyButton, Group, MultiSelect, SegmentedControl, Select, Stack, Text, TextInput, Title } from "@mantine/core";
+import { Button, Checkbox, Code, CopyButton, Group, Popover, SegmentedControl, Select, Stack, Text, TextInput, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
@@ -49,7 +49,14 @@ export function Jobs() {
               }} />
             <Select label="Order" w={130} value={sort ?? "newest"} allowDeselect={false} data={[{ value: "newest", label: "newest first" }, { value: "name", label: "by name" }]}
               onChange={(v) => void navigate({ search: (s) => ({ ...s, sort: v === "name" ? "name" : undefined }) })} />
-            <MultiSelect label="Columns" w={200} value={shown} data={columns} onChange={(v) => void navigate({ search: (s) => ({ ...s, cols: v.length === columns.length ? undefined : v.join(",") || "none" }) })} visibleFrom="sm" />
+            <Popover trapFocus position="bottom-end">
+              <Popover.Target><Button variant="default" visibleFrom="sm">Columns</Button></Popover.Target>
+              <Popover.Dropdown>
+                <Checkbox.Group label="Columns" value={shown} onChange={(v) => void navigate({ search: (s) => ({ ...s, cols: v.length === columns.length ? undefined : v.join(",") || "none" }) })}>
+                  <Stack gap="xs" mt="xs">{columns.map((c) => <Checkbox key={c} value={c} label={c} />)}</Stack>
+                </Checkbox.Group>
+              </Popover.Dropdown>
+            </Popover>
             <Views />
           </Group>
           <SegmentedControl aria-label="View" value={view ?? "all"} fullWidth={false} style={{ alignSelf: "start", maxWidth: "100%" }} size="xs"

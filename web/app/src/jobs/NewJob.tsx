@@ -4,6 +4,7 @@ import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useMemo, useState } from "react";
 import { answer, api, Problem, type JobSpec, type Plan, type PlanAsk } from "../api/client";
+import { newKey } from "../api/key";
 import { datasetsQuery, environmentsQuery, planQuery } from "../api/queries";
 import { first, fromWord, networkOf, toWord, type Network } from "../compose/network";
 import { Failed } from "../shell/Failed";
@@ -49,10 +50,10 @@ export function NewJob() {
       const planned = await answer(api.POST("/api/plan", { body: ask }));
       const { framework, packages, image } = planned.spec.environment;
       const body = { ...spec, environment: { ...spec.environment, ...(!image && { framework, packages: packages ?? [] }) } } as JobSpec;
-      const job = await answer(api.POST("/api/job", { body, params: { header: { "Idempotency-Key": crypto.randomUUID() } } }));
+      const job = await answer(api.POST("/api/job", { body, params: { header: { "Idempotency-Key": newKey() } } }));
       try {
         await source?.put?.(job.id, cache);
-        if (start) await answer(api.POST("/api/job/{id}/run", { params: { path: { id: job.id }, header: { "Idempotency-Key": crypto.randomUUID() } }, body: {} }));
+        if (start) await answer(api.POST("/api/job/{id}/run", { params: { path: { id: job.id }, header: { "Idempotency-Key": newKey() } }, body: {} }));
       } catch (e) {
         if (e instanceof Problem) throw new Problem(`The job ${job.name} was made, but: ${e.message}`, e.status, e.title, e.field, e.request);
         throw e;

@@ -3,6 +3,7 @@ import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useLocation, useRouter } from "@tanstack/react-router";
 import { useState } from "react";
 import { answer, api } from "../api/client";
+import { newKey } from "../api/key";
 import { viewsQuery } from "../api/queries";
 import { Failed } from "../shell/Failed";
 
@@ -17,7 +18,7 @@ export function Views() {
   const [name, setName] = useState("");
   const again = () => void cache.invalidateQueries({ queryKey: ["views"] });
   const save = useMutation({
-    mutationFn: () => answer(api.POST("/api/view", { params: { header: { "Idempotency-Key": crypto.randomUUID() } }, body: { name: name.trim(), page: "/jobs", search } })),
+    mutationFn: () => answer(api.POST("/api/view", { params: { header: { "Idempotency-Key": newKey() } }, body: { name: name.trim(), page: "/jobs", search } })),
     onSuccess: () => {
       setNaming(false);
       setName("");

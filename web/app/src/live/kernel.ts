@@ -5,6 +5,7 @@ import { hoverTooltip } from "@codemirror/view";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { answer, api, type KernelState, type Variable } from "../api/client";
+import { newKey } from "../api/key";
 import { useSaid } from "../api/live";
 import { executionsQuery, kernelQuery } from "../api/queries";
 import { spans } from "./ansi";
@@ -50,7 +51,7 @@ export function useKernel(job: string): Kernel {
   });
   const execute = useMutation({
     mutationFn: (ask: { code: string; path?: string; line?: number; cell?: string; version?: string }) =>
-      answer(api.POST("/api/job/{id}/kernel/execute", { params: { path: { id: job }, header: { "Idempotency-Key": crypto.randomUUID() } }, body: ask })),
+      answer(api.POST("/api/job/{id}/kernel/execute", { params: { path: { id: job }, header: { "Idempotency-Key": newKey() } }, body: ask })),
     retry: 2,
     onSuccess: () => {
       void cache.invalidateQueries({ queryKey: ["kernel", job] });

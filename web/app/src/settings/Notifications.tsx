@@ -2,6 +2,7 @@ import { Button, Checkbox, Group, Select, Stack, Switch, Table, Text, TextInput 
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { answer, api, type Subscription } from "../api/client";
+import { newKey } from "../api/key";
 import { useJobs } from "../api/live";
 import { deliveriesQuery, notificationsQuery, secretsQuery } from "../api/queries";
 import { Failed } from "../shell/Failed";
@@ -100,7 +101,7 @@ function Add({ done }: { done: () => void }) {
   const [on, setOn] = useState<string[]>(["failed"]);
   const add = useMutation({
     mutationFn: () => answer(api.POST("/api/notification", {
-      params: { header: { "Idempotency-Key": crypto.randomUUID() } },
+      params: { header: { "Idempotency-Key": newKey() } },
       body: { ...(kind === "email" ? { email: to } : { url: to, ...(secret && { secret }) }), ...(job && { job }), on: on as Subscription["on"] & string[] },
     })),
     onSuccess: () => {

@@ -3,6 +3,7 @@ import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { Notifications } from "./Notifications";
 import { answer, api } from "../api/client";
+import { newKey } from "../api/key";
 import { datasetsQuery, secretsQuery, sessionsQuery, statusQuery } from "../api/queries";
 import { Failed } from "../shell/Failed";
 import { useShortcuts } from "../shell/Shortcuts";
@@ -73,7 +74,7 @@ function Secrets() {
   const [value, setValue] = useState("");
   const again = () => void cache.invalidateQueries({ queryKey: ["secrets"] });
   const set = useMutation({
-    mutationFn: () => answer(api.POST("/api/secret", { params: { header: { "Idempotency-Key": crypto.randomUUID() } }, body: { name, value } })),
+    mutationFn: () => answer(api.POST("/api/secret", { params: { header: { "Idempotency-Key": newKey() } }, body: { name, value } })),
     onSuccess: () => {
       setName("");
       setValue("");
