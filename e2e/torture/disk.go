@@ -154,7 +154,7 @@ func (d *Disk) losePower(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.unmount(); err != nil {
+	if err := d.unmount(patience); err != nil {
 		return err
 	}
 	if err := os.Remove(d.image()); err != nil {
@@ -164,9 +164,11 @@ func (d *Disk) losePower(ctx context.Context) error {
 	return d.mount()
 }
 
-// unmount ends whatever uses the disk, and takes it away.
-func (d *Disk) unmount() (err error) {
-	for range 1200 { // a minute: what is killed may be in the middle of a write
+// unmount ends whatever uses the disk, and takes it away: what keeps it busy for
+// longer than patience is told of, and loses sight of it. The disk is given up
+// either way, so nothing of it comes back.
+func (d *Disk) unmount(patience time.Duration) (err error) {
+	for until := time.Now().Add(patience); ; { // what is killed may be in the middle of a write
 		if err = do("umount", d.Mount); err == nil {
 			return nil
 		}
@@ -175,20 +177,47 @@ func (d *Disk) unmount() (err error) {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
+		if time.Now().After(until) {
+			break
+		}
 		<-time.After(50 * time.Millisecond)
 	}
-	users, e := d.users()
-	var who []string
+	fmt.Fprintf(os.Stderr, "the disk was busy for %v and is taken away from under %s: %v\n", patience, d.holders(), err)
+	return unix.Unmount(d.Mount, unix.MNT_DETACH)
+}
+
+// holders says what may keep the disk busy: who has something of it open, this
+// program included, and what is mounted on it.
+func (d *Disk) holders() string {
+	users, err := d.users()
+	what := []string{fmt.Sprintf("users %v (%v)", users, err)}
 	for _, pid := range users {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		who = append(who, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(text), "\x00", " ")))
+		what = append(what, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(text), "\x00", " ")))
 	}
-	return errors.Join(fmt.Errorf("%w; it is used by %q", err, who), e)
+	for _, list := range []string{"/proc/self/fd/*", "/proc/[0-9]*/map_files/*"} {
+		files, _ := filepath.Glob(list)
+		for _, f := range files {
+			if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, d.Mount+"/") {
+				what = append(what, f+" is "+to)
+			}
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for l := range strings.Lines(string(mounts)) {
+		if strings.Contains(l, " "+d.Mount+"/") {
+			what = append(what, "mounted: "+strings.TrimSpace(l))
+		}
+	}
+	return strings.Join(what, "; ")
 }
+
+// patience is for what a busy machine has still to write.
+const patience = time.Minute
 
 // Close removes the disk.
 func (d *Disk) Close() error {
-	return errors.Join(d.unmount(), os.RemoveAll(d.dir))
+	return errors.Join(d.unmount(patience), os.RemoveAll(d.dir))
 }
 
 // filler is the file that takes all the room.
