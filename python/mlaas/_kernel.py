@@ -113,15 +113,24 @@ class Kernel:
         asyncio.ensure_future(self._greet(self.generation))
 
     async def _greet(self, generation: int) -> None:
-        """Wait until it executes, and hears us."""
+        """Wait until it executes, and until what it says is heard: iopub is a
+        subscription, which reaches the kernel some time after we have made it,
+        and what it said before is lost."""
+        until = self.begun + START
         try:
-            for _ in range(int(START / 2)):
+            while time.monotonic() < until:
                 id = self.client.kernel_info()
+                heard = self.replies["heard " + id] = asyncio.get_running_loop().create_future()
                 try:
                     await self.reply(id, 2.0)
+                    await asyncio.wait_for(heard, 0.1)
                     break
                 except asyncio.TimeoutError:
                     continue
+                finally:
+                    self.replies.pop("heard " + id, None)
+                    if heard.done() and not heard.cancelled():
+                        heard.exception()  # it is known: see Dead
         except Dead:
             return
         if generation == self.generation:
@@ -300,6 +309,9 @@ class Kernel:
         kind = m["msg_type"]
         ours = self.current is not None and id == self.current["id"]
         if kind == "status":
+            heard = self.replies.get("heard " + id)
+            if heard is not None and not heard.done():
+                heard.set_result({})
             if m["parent_header"].get("msg_type") != "execute_request":
                 return
             self.active = time.monotonic()

@@ -1,6 +1,7 @@
 """The kernel of a job, with a real IPython: what it says, and what it does when
 what it runs dies."""
 import array
+import asyncio
 import json
 import os
 import queue
@@ -209,3 +210,40 @@ def test_language_server(kernel, tmp_path):
     items = found["items"] if isinstance(found, dict) else found
     assert "path" in [i["label"] for i in items]
     f.close()
+
+
+def test_is_ready_when_it_is_heard():
+    """What a kernel says reaches nobody before the subscription does: a kernel
+    that answers, and of which nothing is heard, is asked again."""
+    from mlaas import _kernel
+
+    class Client:
+        def __init__(self):
+            self.asked = []
+
+        def kernel_info(self):
+            self.asked.append("ask-%d" % len(self.asked))
+            return self.asked[-1]
+
+    async def until(what):
+        for _ in range(500):
+            if what():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it never came")
+
+    async def life():
+        k = _kernel.Kernel()
+        k.client, k.generation, k.begun = Client(), 1, time.monotonic()
+        greeting = asyncio.ensure_future(k._greet(1))
+        answer = lambda id: k._answered({"parent_header": {"msg_id": id}, "msg_type": "kernel_info_reply", "content": {}})  # noqa: E731
+        await until(lambda: k.client.asked)
+        answer("ask-0")
+        await until(lambda: len(k.client.asked) == 2)
+        assert not k.ready
+        k._told({"parent_header": {"msg_id": "ask-1", "msg_type": "kernel_info_request"}, "msg_type": "status", "content": {"execution_state": "busy"}})
+        answer("ask-1")
+        await greeting
+        assert k.ready and len(k.client.asked) == 2 and not k.replies
+
+    asyncio.run(life())
