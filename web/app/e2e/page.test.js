@@ -148,6 +148,8 @@ test("everything is reached by keys", async () => {
   await page.keyboard.type("hello");
   await page.keyboard.press("Enter");
   await page.waitForURL(/\/jobs\/hello\/overview/);
+  await page.getByRole("dialog").waitFor({ state: "detached" }); // keys are the page's again
+  await page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
   await page.keyboard.press("3");
   await page.waitForURL(/\/jobs\/hello\/replicas/);
   await page.keyboard.press("g");

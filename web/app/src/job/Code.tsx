@@ -72,7 +72,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
       if (state !== "going") for (const f of waiters.current.all.splice(0)) f(state);
     },
     lost: (why, unsent) => {
-      again((n) => n + 1);
+      if (why !== "gone") again((n) => n + 1); // else there is nothing to open: the list of files says so in a moment
       setKept("kept");
       waiters.current.state = "kept";
       if (unsent === undefined) return;
