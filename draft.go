@@ -14,7 +14,8 @@ type Draft struct {
 	Base    int         `json:"base"` // the number of the version that it was made from; 0: of none
 	Seen    int         `json:"seen"` // the number of the newest version that those who edit know of
 	Files   []DraftFile `json:"files"`
-	Docs    int         `json:"docs"` // texts so far: the next one's ID is one more
+	Docs    int         `json:"docs"`    // texts so far: the next one's ID is one more
+	Changes int         `json:"changes"` // of its files, so far: what comes with fewer is older
 	Changed time.Time   `json:"changed"`
 }
 

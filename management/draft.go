@@ -27,6 +27,7 @@ type DraftView struct {
 	Base    int             `json:"base" doc:"The number of the version that it was made from or saved as; 0: of none"`
 	Newest  int             `json:"newest" doc:"The number of the newest version"`
 	Came    int             `json:"came,omitempty" doc:"The number of a version that came past the draft, as by a push: to be merged, or not"`
+	Changes int             `json:"changes" doc:"Of its files, so far: what comes with fewer is older"`
 	Changed bool            `json:"changed" doc:"Whether it is other than its base"`
 	Files   []DraftFileView `json:"files" doc:"Sorted by path"`
 	Removed []string        `json:"removed" doc:"Files of the base that it has no more"`
@@ -117,7 +118,7 @@ func (d *drafting) now(f mlaas.DraftFile) mlaas.File {
 }
 
 func (d *drafting) view() DraftView {
-	v := DraftView{Job: d.Job, Base: d.Base, Newest: d.job.Versions, Files: []DraftFileView{}, Removed: []string{}, People: []DraftPerson{}}
+	v := DraftView{Job: d.Job, Base: d.Base, Newest: d.job.Versions, Changes: d.Changes, Files: []DraftFileView{}, Removed: []string{}, People: []DraftPerson{}}
 	if d.job.Versions > d.Seen {
 		v.Came = d.job.Versions
 	}
@@ -173,6 +174,7 @@ func (d *drafting) put() (store.Batch, error) {
 			return store.Batch{}, err
 		}
 	}
+	d.Changes++
 	d.Changed = d.m.stamp()
 	return d.batch.Plus(store.Batch{Put: []store.Row{store.Drafts(d.m.DB).Put(d.Draft, d.rev)}}), nil
 }

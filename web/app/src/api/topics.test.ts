@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import type { Evaluated, Line } from "./client";
+import type { Draft, Evaluated, Line } from "./client";
 import type { Event } from "./hub";
-import { curves, evaluations, jobs, keptLines, keptPoints, log } from "./topics";
+import { curves, draft, evaluations, jobs, keptLines, keptPoints, log } from "./topics";
 
 const event = (type: Event["type"], data: unknown): Event => ({ id: "1", topic: "t", type, seq: 1, data });
 const line = (cursor: number) => ({ cursor, line: `${cursor}` }) as Line;
@@ -21,6 +21,15 @@ test("evaluations: by step, and of one that was said again the newest attempt", 
   const then = evaluations(first, [event("delta", [e("a", 9, 2), e("a", 9, 1, "worker-1")])]);
   expect(then.map((v) => [v.step, v.epoch, v.replica])).toEqual([[2, 2, "worker-0"], [9, 1, "worker-1"], [9, 2, "worker-0"]]);
   expect(evaluations(then, [event("snapshot", [])])).toEqual([]);
+});
+
+test("draft: what is older than the answer to a change is not news", () => {
+  const of = (changes: number) => ({ changes, files: [] }) as unknown as Draft;
+  const event = (type: Event["type"], changes: number) => ({ type, data: [of(changes)] }) as Event;
+  const known = draft(undefined, [event("snapshot", 3)]);
+  expect(draft(known, [event("delta", 2)])?.changes).toBe(3);
+  expect(draft(known, [event("delta", 3), event("delta", 4)])?.changes).toBe(4);
+  expect(draft(known, [event("snapshot", 1)])?.changes).toBe(1);
 });
 
 test("log: the newest lines are kept, and it is known how many left", () => {

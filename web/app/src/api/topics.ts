@@ -33,9 +33,12 @@ export function replicas(known: Replica[] | undefined, heard: Event[]): Replica[
   return [...now.values()].sort((a, b) => natural(a.replica, b.replica));
 }
 
-/** The draft of a job, which comes whole each time. */
+/** The draft of a job, which comes whole each time. An answer to a change may be here before the news of an older one. */
 export function draft(known: Draft | undefined, heard: Event[]): Draft | undefined {
-  for (const e of heard) if (e.type === "snapshot" || e.type === "delta") known = (e.data as Draft[]).at(-1) ?? known;
+  for (const e of heard) {
+    const came = e.type === "snapshot" || e.type === "delta" ? (e.data as Draft[]).at(-1) : undefined;
+    if (came && (e.type === "snapshot" || came.changes >= (known?.changes ?? 0))) known = came;
+  }
   return known;
 }
 

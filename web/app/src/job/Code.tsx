@@ -52,7 +52,7 @@ export default function Code({ job, run }: { job: Job; run: Run | undefined }) {
   );
   const entry = edits ? (files.find((f) => f.path === "main.py") ?? files[0])?.path : content.data?.entry;
   const path = search.file && files.some((f) => f.path === search.file) ? search.file : (entry ?? files[0]?.path);
-  const changed = (d: Draft) => cache.setQueryData(["topic", { topic: "draft", job: job.id }], d);
+  const changed = (d: Draft) => cache.setQueryData<Draft>(["topic", { topic: "draft", job: job.id }], (known) => (known && known.changes > d.changes ? known : d));
 
   // The text that is edited, and how far what is typed has come.
   const [opening, again] = useState(0);
