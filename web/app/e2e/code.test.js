@@ -110,7 +110,8 @@ test("files are made, named and taken away, and searched in", async () => {
   await w.page.getByRole("textbox", { name: "Text of data.csv" }).waitFor();
   await files.getByRole("button", { name: "Remove file" }).click();
   await files.getByRole("button", { name: /^data\.csv/ }).waitFor({ state: "detached" });
-  assert.deepEqual(w.complaints, []);
+  // An editor that tells where its cursor is in that moment is told so: its text is gone.
+  assert.deepEqual(w.complaints.filter((c) => !/^410 POST .*\/draft\/push /.test(c)), []);
   await w.context.close();
 });
 
