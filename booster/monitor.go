@@ -319,8 +319,16 @@ func (m *Monitor) Serve(ctx context.Context, fence mlaas.Fence, line mlaas.Line[
 	g.Go(func() error { return m.hear(ctx, c, made, evaluated) })
 	g.Go(func() error { return m.send(ctx, c) })
 	g.Go(func() error { return m.tend(ctx, c) })
-	g.Go(func() error { return m.checkpoints(ctx, c, made) })
-	g.Go(func() error { return m.evaluations(ctx, c, evaluated) })
+	g.Go(func() error {
+		return handed(ctx, m, c, made, m.checkpoint, func(cm mlaas.CheckpointMade) (string, mlaas.Ack) {
+			return fmt.Sprintf("the checkpoint of step %d", cm.Step), mlaas.Ack{Stream: checkpointStream, Seq: cm.Step}
+		})
+	})
+	g.Go(func() error {
+		return handed(ctx, m, c, evaluated, m.evaluation, func(e mlaas.EvaluationMade) (string, mlaas.Ack) {
+			return fmt.Sprintf("the evaluation %q of step %d", e.Name, e.Step), mlaas.Ack{Stream: mlaas.EvaluationStream, Seq: e.Seq}
+		})
+	})
 	g.Go(func() error {
 		if err := m.direct(ctx, c); err != nil && ctx.Err() == nil {
 			m.b.Log.Error("tell a replica what to do", "run", fence.Run, "replica", fence.Replica, "error", err)
@@ -819,37 +827,7 @@ func (m *Monitor) start(ctx context.Context, l mlaas.Launch, c *conn) (*mlaas.St
 	return s, nil
 }
 
-// checkpoints records checkpoints, one after another.
-func (m *Monitor) checkpoints(ctx context.Context, c *conn, made <-chan mlaas.CheckpointMade) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case cm := <-made:
-			err := m.checkpoint(ctx, c.fence, cm)
-			switch k := mlaas.KindOf(err); {
-			case err == nil:
-			case k == mlaas.ErrInvalid || k == mlaas.ErrNotFound:
-				// It will not get better: it is let go, visibly.
-				why := fmt.Sprintf("the checkpoint of step %d was not kept: %s", cm.Step, sentence(err))
-				m.b.Log.Warn("a checkpoint is refused", "run", c.fence.Run, "replica", c.fence.Replica, "step", cm.Step, "error", err)
-				if _, err := m.b.change(ctx, c.fence, func(r *mlaas.Replica) store.Batch {
-					happened(r, m.b.Now().UTC(), short(why))
-					return store.Batch{}
-				}); err != nil {
-					return err
-				}
-			default:
-				return err // said again after the next hello
-			}
-			c.tell(mlaas.Down{Ack: &mlaas.Ack{Stream: checkpointStream, Seq: cm.Step}})
-		}
-	}
-}
-
-// checkpoint records one, if it is whole and its attempt is the newest: that
-// is part of the commit, so that a later attempt never begins from something
-// that was recorded after it.
+// checkpoint records one, if it is whole.
 func (m *Monitor) checkpoint(ctx context.Context, f mlaas.Fence, cm mlaas.CheckpointMade) error {
 	if cm.Step < 0 {
 		return mlaas.Invalid("checkpoint.step", "0 or more", cm.Step)
@@ -858,37 +836,9 @@ func (m *Monitor) checkpoint(ctx context.Context, f mlaas.Fence, cm mlaas.Checkp
 	if err != nil {
 		return err
 	}
-	records := store.Checkpoints(m.b.DB)
-	for {
-		state, rev, err := store.RunStates(m.b.DB).Get(ctx, f.Tenant, string(f.Run))
-		if err != nil {
-			return err
-		}
-		if state.Epoch != f.Epoch {
-			err := old(f, state.Epoch)
-			m.b.stale(err)
-			return err
-		}
-		made := mlaas.Checkpoint{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica, Step: cm.Step,
-			Tree: cm.Tree, Size: size, Best: short(cm.Best), Created: m.b.Now().UTC()}
-		tenant, id := records.Key(made)
-		before, had, err := records.Get(ctx, tenant, id)
-		if err != nil && !errors.Is(err, mlaas.ErrNotFound) {
-			return err
-		}
-		if had > 0 && before.Tree == made.Tree {
-			return nil
-		}
-		failpoint.Hit("monitor.checkpoint.before")
-		err = m.b.DB.Commit(ctx, store.Batch{
-			Put:   []store.Row{records.Put(made, had)},
-			Check: []store.Row{store.RunStates(m.b.DB).At(f.Tenant, string(f.Run), rev)},
-		})
-		failpoint.Hit("monitor.checkpoint.after")
-		if !errors.Is(err, mlaas.ErrConflict) {
-			return err
-		}
-	}
+	made := mlaas.Checkpoint{Tenant: f.Tenant, Run: f.Run, Epoch: f.Epoch, Replica: f.Replica, Step: cm.Step,
+		Tree: cm.Tree, Size: size, Best: short(cm.Best), Created: m.b.Now().UTC()}
+	return record(ctx, m, f, store.Checkpoints(m.b.DB), made, func(before mlaas.Checkpoint) bool { return before.Tree == made.Tree })
 }
 
 // whole reports the size of a tree, if it and every file in it are here.

@@ -78,7 +78,7 @@ func (c *Client) Executions(ctx context.Context, job string) iter.Seq2[Execution
 // until ctx ends. Where the server goes away it goes on when that is back.
 func (c *Client) KernelEvents(ctx context.Context, run mlaas.RunID, from int64) iter.Seq2[mlaas.KernelEvent, error] {
 	return func(yield func(mlaas.KernelEvent, error) bool) {
-		for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		for failures := 0; ; failures++ {
 			q := url.Values{"topic": {"kernel"}, "run": {string(run)}, "from": {strconv.FormatInt(from, 10)}}
 			resp, err := c.Send(ctx, Request{Method: http.MethodGet, Path: "/api/stream", Query: q, Accept: "application/x-ndjson"})
 			if err != nil && !errors.Is(err, mlaas.ErrUnavailable) {
@@ -86,6 +86,7 @@ func (c *Client) KernelEvents(ctx context.Context, run mlaas.RunID, from int64) 
 				return
 			}
 			if err == nil {
+				before := from
 				done, err := events(resp.Body, &from, yield)
 				resp.Body.Close()
 				if done {
@@ -95,12 +96,11 @@ func (c *Client) KernelEvents(ctx context.Context, run mlaas.RunID, from int64) 
 					yield(mlaas.KernelEvent{}, err)
 					return
 				}
+				if from != before {
+					failures = 0
+				}
 			}
-			t := time.NewTimer(pause)
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-				t.Stop()
+			if wait(ctx, min(5*time.Second, 100*time.Millisecond<<min(failures, 10))) != nil {
 				yield(mlaas.KernelEvent{}, context.Cause(ctx))
 				return
 			}

@@ -97,7 +97,7 @@ func (m *Management) kernelView(ctx context.Context, r mlaas.Run, s mlaas.RunSta
 	return v, nil
 }
 
-// What the events of a kinds begin with: a kernel writes their type first.
+// What the events of a kind begin with: a kernel writes their type first.
 var (
 	kernelSaid    = regexp.MustCompile(`^\{"type":"kernel"`)
 	executionSaid = regexp.MustCompile(`^\{"type":"execution"`)
